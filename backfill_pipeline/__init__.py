@@ -1,0 +1,1 @@
+"""Ledger backfill: moves ledger history into a core banking ledger on PostgreSQL, and proves that it did."""

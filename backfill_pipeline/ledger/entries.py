@@ -1,0 +1,137 @@
+"""Entries on the wire: the Arrow schema that posting accepts and its binary COPY encoding.
+
+Belongs here: column order and types of `ledger_entries` as COPY sees them, in both directions.
+Does not: transactions, or what happens when the ledger refuses a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pgpq
+import pyarrow as pa
+import pyarrow.compute as pc
+from pgpq.encoders import StringEncoderBuilder
+from pgpq.schema import Jsonb
+
+from backfill_pipeline.errors import LedgerError
+from backfill_pipeline.ledger.connection import Connection
+
+DECIMAL = pa.decimal128(38, 18)
+
+# What posting takes: validated entries in source order. `*_scale` are the decimals as the source wrote them, so that
+# 10.00 is stored as 10.00; `metadata` is the text of a JSON object.
+POSTING_SCHEMA = pa.schema(
+    [
+        pa.field("source_row", pa.int64(), nullable=False),
+        pa.field("ledger_id", pa.string(), nullable=False),
+        pa.field("debit_account_id", pa.string(), nullable=False),
+        pa.field("credit_account_id", pa.string(), nullable=False),
+        pa.field("amount", DECIMAL, nullable=False),
+        pa.field("amount_scale", pa.int8(), nullable=False),
+        pa.field("currency_code", pa.string(), nullable=False),
+        pa.field("asset_type", pa.string(), nullable=False),
+        pa.field("transaction_type", pa.string(), nullable=False),
+        pa.field("reference_id", pa.string(), nullable=False),
+        pa.field("timestamp_utc", pa.timestamp("us", "UTC"), nullable=False),
+        pa.field("fx_rate", DECIMAL),
+        pa.field("fx_rate_scale", pa.int8()),
+        pa.field("metadata", pa.string()),
+    ]
+)
+
+COPY_COLUMNS = (
+    "ledger_id",
+    "debit_account_id",
+    "credit_account_id",
+    "amount",
+    "currency_code",
+    "asset_type",
+    "transaction_type",
+    "reference_id",
+    "timestamp_utc",
+    "fx_rate",
+    "metadata",
+    "batch_id",
+    "source_row",
+)
+COPY_SQL = f"COPY ledger_entries ({', '.join(COPY_COLUMNS)}) FROM STDIN (FORMAT binary)"
+STAGING_COPY_SQL = f"COPY backfill_staging ({', '.join(COPY_COLUMNS)}) FROM STDIN (FORMAT binary)"
+
+_ROWS_PER_BUFFER = 10_000
+_TRAILER = b"\xff\xff"  # ends a binary COPY
+
+
+def encode_entries(entries: pa.Table, batch_id: int) -> Iterator[bytes]:
+    """Encodes entries for binary COPY, a few megabytes at a time.
+
+    A binary numeric carries its number of decimals, which Arrow keeps per column, not per value. Rows are therefore
+    encoded in groups of equal decimals; a file has one or two of them.
+
+    Args:
+        entries: POSTING_SCHEMA.
+        batch_id: stored with every entry.
+    """
+    first = True
+    for amount_scale, fx_rate_scale, group in _by_scale(entries):
+        columns = {name: group.column(name) for name in COPY_COLUMNS if name != "batch_id"}
+        columns["amount"] = pc.cast(group.column("amount"), pa.decimal128(38, amount_scale))
+        columns["fx_rate"] = pc.cast(group.column("fx_rate"), pa.decimal128(38, fx_rate_scale))
+        columns["batch_id"] = pa.repeat(pa.scalar(batch_id, pa.int64()), group.num_rows)
+        table = pa.table({name: columns[name] for name in COPY_COLUMNS})
+        encoder = _encoder(table.schema)
+        header = encoder.write_header()
+        if first:
+            yield header
+            first = False
+        for record_batch in table.to_batches(max_chunksize=_ROWS_PER_BUFFER):
+            yield encoder.write_batch(record_batch)
+        # The encoder holds back what does not fill its buffer; finishing gives it, with a trailer that only the last
+        # group may send.
+        yield encoder.finish().removesuffix(_TRAILER)
+    if first:
+        yield _encoder(_empty_schema()).write_header()
+    yield _TRAILER
+
+
+def copy_entries(connection: Connection, statement: str, entries: pa.Table, batch_id: int) -> None:
+    """Copies entries with one of the two COPY statements above.
+
+    Raises:
+        LedgerError: the server took another number of rows than were sent.
+    """
+    with connection.cursor() as cursor:
+        with cursor.copy(statement) as copy:
+            for buffer in encode_entries(entries, batch_id):
+                copy.write(buffer)
+        if cursor.rowcount != entries.num_rows:
+            raise LedgerError(f"COPY took {cursor.rowcount} of {entries.num_rows} entries: nothing of the batch is posted")
+
+
+def _encoder(schema: pa.Schema) -> pgpq.ArrowToPostgresBinaryEncoder:
+    encoders = {
+        field.name: pgpq.ArrowToPostgresBinaryEncoder.infer_encoder(field)
+        if field.name != "metadata"
+        else StringEncoderBuilder.new_with_output(field, Jsonb())
+        for field in schema
+    }
+    return pgpq.ArrowToPostgresBinaryEncoder.new_with_encoders(schema, encoders)
+
+
+def _empty_schema() -> pa.Schema:
+    types = {field.name: field.type for field in POSTING_SCHEMA} | {"batch_id": pa.int64()}
+    return pa.schema([(name, types[name]) for name in COPY_COLUMNS])
+
+
+def _by_scale(entries: pa.Table) -> Iterator[tuple[int, int, pa.Table]]:
+    """Splits entries into groups with one number of decimals each, keeping source order inside a group."""
+    if not entries.num_rows:
+        return
+    key = pc.add(
+        pc.multiply(pc.cast(entries.column("amount_scale"), pa.int32()), 100),
+        pc.fill_null(pc.cast(entries.column("fx_rate_scale"), pa.int32()), 0),
+    )
+    scales = sorted(pc.unique(key).to_pylist())
+    for scale in scales:
+        group = entries if len(scales) == 1 else entries.filter(pc.equal(key, scale))
+        yield scale // 100, scale % 100, group

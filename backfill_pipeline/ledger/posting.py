@@ -1,0 +1,249 @@
+"""Posting: moves validated entries into the ledger, one transaction per batch.
+
+Belongs here: the order of steps inside a batch's transaction.
+Does not: telling the rows of a refused batch apart (`staging`), reading or validating entries, retrying (the caller's
+policy), deciding what a partition is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import psycopg
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from backfill_pipeline.errors import TransientLedgerError
+from backfill_pipeline.ledger import checkpoints, rejects, staging
+from backfill_pipeline.ledger.connection import ADVISORY_LOCK_SPACE, Connection, ledger_errors
+from backfill_pipeline.ledger.entries import COPY_SQL, copy_entries
+from backfill_pipeline.ledger.staging import RefusedRow
+
+# What a batch can meet that its rows, told apart, may still get around.
+_ROW_PROBLEMS = (
+    psycopg.errors.UniqueViolation,
+    psycopg.errors.ForeignKeyViolation,
+    psycopg.errors.CheckViolation,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPlan:
+    """Identity of a batch. Rows are numbered in the source; a batch is recorded under its partition and first row."""
+
+    source_id: str
+    source_type: str
+    partition_id: int
+    partition_key: str
+    first_row: int
+    last_row: int
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PostingPolicy:
+    """How rows are treated that the fast path cannot post.
+
+    Attributes:
+        skip_duplicates: True counts a repeated entry as a duplicate, False as a reject.
+        create_unknown_accounts: True opens an account that an entry names and the ledger lacks.
+    """
+
+    skip_duplicates: bool = True
+    create_unknown_accounts: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BatchOutcome:
+    """What became of one batch. `read` always equals the sum of the next four."""
+
+    read: int
+    posted: int
+    duplicates: int
+    conflicts: int
+    rejected: int
+    path: str
+    seconds: float
+    already_recorded: bool = False
+
+    def __post_init__(self) -> None:
+        if self.read != self.posted + self.duplicates + self.conflicts + self.rejected:
+            raise AssertionError(f"a batch does not add up: {self}")
+
+
+# Given the rows that posting refused, returns them as reject rows with their raw text and position.
+RejectWriter = Callable[[list[RefusedRow]], pa.Table]
+
+
+def post_batch(
+    connection: Connection,
+    plan: BatchPlan,
+    entries: pa.Table,
+    policy: PostingPolicy,
+    describe_rejects: RejectWriter,
+    *,
+    expect_trouble: bool = False,
+) -> BatchOutcome:
+    """Posts one batch exactly once: recorded already? → COPY → triggers → batch, rejects, checkpoint → commit.
+
+    Args:
+        connection: to the ledger, autocommit, not in a transaction.
+        plan: identity of the batch; one that is recorded already is not posted again.
+        entries: POSTING_SCHEMA, in source order.
+        policy: what to do with rows that cannot simply be copied.
+        describe_rejects: turns refused rows into reject rows (`rejects.REJECTS_SCHEMA`).
+        expect_trouble: go through staging at once, as the batch before had to.
+
+    Raises:
+        TransientLedgerError: connection lost, deadlock, serialization failure. Nothing was posted, or everything was:
+            the next call finds out from the batch table.
+        LedgerError: the ledger refuses the batch as a whole.
+    """
+    started = time.monotonic()
+    with ledger_errors("post a batch to"), connection.transaction():
+        # A killed run's last commit may still be under way: wait for it, then look.
+        connection.execute(
+            "SELECT pg_advisory_xact_lock(%s, hashtext(%s))",
+            [ADVISORY_LOCK_SPACE, f"partition {plan.partition_id}"],
+        )
+        if recorded := find_batch(connection, plan):
+            return recorded
+        batch_id = _next_batch_id(connection)
+        refused: list[RefusedRow] = []
+        path = "copy"
+        if expect_trouble or not _copy(connection, entries, batch_id):
+            path = "staging"
+            try:
+                refused = staging.sort_out(
+                    connection, entries, batch_id, create_unknown_accounts=policy.create_unknown_accounts
+                )
+            except psycopg.errors.UniqueViolation as error:
+                raise TransientLedgerError(
+                    "another session posted references of this batch at the same moment: they will be told apart anew"
+                ) from error
+        outcome = _count(entries.num_rows, refused, policy, path, time.monotonic() - started)
+        _record_batch(connection, plan, batch_id, outcome)
+        kept = [row for row in refused if not (row.verdict == "duplicate" and policy.skip_duplicates)]
+        if kept:
+            kept = [_as_reject(row) for row in kept]
+            rejects.insert(connection, plan.partition_id, batch_id, describe_rejects(kept))
+        checkpoints.advance(
+            connection,
+            plan.source_id,
+            plan.source_type,
+            last_id=entries.column("reference_id")[-1].as_py(),
+            last_time=pc.max(entries.column("timestamp_utc")).as_py(),
+            processed=outcome.read,
+            successful=outcome.posted + outcome.duplicates,
+            failed=outcome.conflicts + outcome.rejected,
+            metadata={"partition": plan.partition_key, "batch_id": batch_id, "last_row": plan.last_row},
+        )
+    return replace(outcome, seconds=time.monotonic() - started)
+
+
+def find_batch(connection: Connection, plan: BatchPlan) -> BatchOutcome | None:
+    """The outcome of a batch that is recorded already, or None."""
+    row = connection.execute(
+        "SELECT read, posted, duplicates, conflicts, rejected, path, seconds FROM backfill_batches"
+        " WHERE partition_id = %s AND first_row = %s",
+        [plan.partition_id, plan.first_row],
+    ).fetchone()
+    if row is None:
+        return None
+    read, posted, duplicates, conflicts, rejected, path, seconds = row
+    return BatchOutcome(read, posted, duplicates, conflicts, rejected, path, float(seconds), already_recorded=True)
+
+
+def post_opening_entries(connection: Connection, source_id: str, entries: pa.Table, run_id: str) -> int:
+    """Posts a source's opening balances, all or none; returns how many were posted (0 when they were there already).
+
+    Args:
+        entries: POSTING_SCHEMA; `source_row` is the row of the accounts file.
+
+    Raises:
+        LedgerError: an account's opening balance is in the ledger already with another content, or cannot be posted.
+    """
+    if not entries.num_rows:
+        return 0
+    started = time.monotonic()
+    with ledger_errors("post opening balances to"), connection.transaction():
+        connection.execute(
+            "SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [ADVISORY_LOCK_SPACE, f"opening {source_id}"]
+        )
+        batch_id = _next_batch_id(connection)
+        refused = staging.sort_out(connection, entries, batch_id, create_unknown_accounts=False)
+        staging.refuse_unless_duplicates(refused, f"opening balances of source {source_id}")
+        posted = int(entries.num_rows) - len(refused)
+        if posted:
+            connection.execute(
+                "INSERT INTO backfill_batches (id, partition_id, source_id, kind, first_row, last_row, read, posted,"
+                " duplicates, conflicts, rejected, run_id, path, started_at, seconds) VALUES"
+                " (%s, NULL, %s, 'opening', 1, %s, %s, %s, %s, 0, 0, %s, 'staging', now(), %s)",
+                [
+                    batch_id,
+                    source_id,
+                    pc.max(entries.column("source_row")).as_py(),
+                    entries.num_rows,
+                    posted,
+                    len(refused),
+                    run_id,
+                    round(time.monotonic() - started, 6),
+                ],
+            )
+    return posted
+
+
+def _copy(connection: Connection, entries: pa.Table, batch_id: int) -> bool:
+    """COPY straight into the ledger; False (and nothing posted) when a row of the batch stands in the way."""
+    try:
+        with connection.transaction():
+            copy_entries(connection, COPY_SQL, entries, batch_id)
+    except _ROW_PROBLEMS:
+        return False
+    return True
+
+
+def _next_batch_id(connection: Connection) -> int:
+    row = connection.execute("SELECT nextval(pg_get_serial_sequence('backfill_batches', 'id'))").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def _count(read: int, refused: list[RefusedRow], policy: PostingPolicy, path: str, seconds: float) -> BatchOutcome:
+    duplicates = sum(row.verdict == "duplicate" for row in refused)
+    conflicts = sum(row.verdict == "conflict" for row in refused)
+    rejected = len(refused) - duplicates - conflicts
+    if not policy.skip_duplicates:
+        rejected, duplicates = rejected + duplicates, 0
+    return BatchOutcome(read, read - len(refused), duplicates, conflicts, rejected, path, seconds)
+
+
+def _as_reject(row: RefusedRow) -> RefusedRow:
+    if row.verdict == "duplicate":
+        return replace(row, code="duplicate_reference", field="reference_id", reason="the ledger has this entry already")
+    return row
+
+
+def _record_batch(connection: Connection, plan: BatchPlan, batch_id: int, outcome: BatchOutcome) -> None:
+    connection.execute(
+        "INSERT INTO backfill_batches (id, partition_id, source_id, kind, first_row, last_row, read, posted, duplicates,"
+        " conflicts, rejected, run_id, path, started_at, seconds)"
+        " VALUES (%s, %s, %s, 'entries', %s, %s, %s, %s, %s, %s, %s, %s, %s, now(), %s)",
+        [
+            batch_id,
+            plan.partition_id,
+            plan.source_id,
+            plan.first_row,
+            plan.last_row,
+            outcome.read,
+            outcome.posted,
+            outcome.duplicates,
+            outcome.conflicts,
+            outcome.rejected,
+            plan.run_id,
+            outcome.path,
+            round(outcome.seconds, 6),
+        ],
+    )

@@ -1,0 +1,94 @@
+"""Reject rows in the ledger: written once per row, listed and counted.
+
+Belongs here: statements on `backfill_rejects`.
+Does not: reject codes and how a failure becomes a reject (`schemas/rejects.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from backfill_pipeline.ledger.connection import Connection
+
+REJECTS_SCHEMA = pa.schema(
+    [
+        pa.field("source_row", pa.int64(), nullable=False),
+        pa.field("source_line", pa.int64(), nullable=False),
+        pa.field("byte_offset", pa.int64(), nullable=False),
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("code", pa.string(), nullable=False),
+        pa.field("field", pa.string()),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("raw", pa.string(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """One rejected row of a source, as listed to the operator."""
+
+    partition_key: str
+    source_row: int
+    source_line: int
+    stage: str
+    code: str
+    field: str | None
+    reason: str
+    raw: str
+
+
+def insert(connection: Connection, partition_id: int, batch_id: int | None, rows: pa.Table) -> None:
+    """Writes reject rows (REJECTS_SCHEMA) in the caller's transaction."""
+    columns = [rows.column(name).to_pylist() for name in REJECTS_SCHEMA.names]
+    statement = (
+        "COPY backfill_rejects (partition_id, batch_id, source_row, source_line, byte_offset, stage, code, field,"
+        " reason, raw) FROM STDIN"
+    )
+    with connection.cursor().copy(statement) as copy:
+        for record in zip(*columns, strict=True):
+            copy.write_row((partition_id, batch_id, *record))
+
+
+def replace_early(connection: Connection, partition_id: int, rows: pa.Table) -> None:
+    """Replaces what earlier tries rejected before posting (extract, transform, validate), in the caller's transaction."""
+    connection.execute(
+        "DELETE FROM backfill_rejects WHERE partition_id = %s AND batch_id IS NULL",
+        [partition_id],
+    )
+    insert(connection, partition_id, None, rows)
+
+
+def list_rejects(
+    connection: Connection, registration_id: int, *, limit: int | None = None, code: str | None = None
+) -> list[Reject]:
+    """Reject rows of a registration in source order."""
+    rows = connection.execute(
+        "SELECT p.partition_key, x.source_row, x.source_line, x.stage, x.code, x.field, x.reason, x.raw"
+        " FROM backfill_rejects x JOIN backfill_partitions p ON p.id = x.partition_id"
+        " WHERE p.registration_id = %(registration)s AND (%(code)s::text IS NULL OR x.code = %(code)s)"
+        " ORDER BY x.source_row LIMIT %(limit)s",
+        {"registration": registration_id, "code": code, "limit": limit},
+    ).fetchall()
+    return [Reject(*row) for row in rows]
+
+
+def count_by_code(connection: Connection, registration_id: int) -> dict[str, int]:
+    """Number of reject rows per code, most frequent first."""
+    rows = connection.execute(
+        "SELECT x.code, count(*) FROM backfill_rejects x JOIN backfill_partitions p ON p.id = x.partition_id"
+        " WHERE p.registration_id = %s GROUP BY x.code ORDER BY count(*) DESC, x.code",
+        [registration_id],
+    ).fetchall()
+    return {code: count for code, count in rows}
+
+
+def rows_rejected_while_posting(connection: Connection, partition_id: int) -> dict[int, str]:
+    """source_row → code of the rows of a partition that posting refused."""
+    rows = connection.execute(
+        "SELECT source_row, code FROM backfill_rejects WHERE partition_id = %s AND stage = 'post'",
+        [partition_id],
+    ).fetchall()
+    return {row: code for row, code in rows}
