@@ -247,3 +247,13 @@ def _record_batch(connection: Connection, plan: BatchPlan, batch_id: int, outcom
             round(outcome.seconds, 6),
         ],
     )
+
+
+def last_posted_row(connection: Connection, partition_id: int) -> int | None:
+    """The last source row that a recorded batch of the partition covers; None when there is no batch."""
+    with ledger_errors("read progress from"):
+        row = connection.execute(
+            "SELECT max(last_row) FROM backfill_batches WHERE partition_id = %s", [partition_id]
+        ).fetchone()
+    assert row is not None
+    return row[0]

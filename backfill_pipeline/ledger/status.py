@@ -53,8 +53,8 @@ def partition_outcomes(connection: Connection, registration_id: int) -> list[Par
     return [PartitionOutcome(*row[:9], float(row[9]), row[10]) for row in rows]
 
 
-def run_counts(connection: Connection, registration_id: int, keys: Sequence[str], run_id: str) -> RunCounts:
-    """What the run accounts for in the given partitions.
+def run_counts(connection: Connection, registration_id: int, keys: Sequence[str], run_ids: Sequence[str]) -> RunCounts:
+    """What the given runs, taken together, account for in the given partitions.
 
     A posted partition counts with every row that it read; an unfinished one with the rows that its committed batches
     decided, so that read always equals the sum of the other five.
@@ -69,14 +69,15 @@ def run_counts(connection: Connection, registration_id: int, keys: Sequence[str]
                          CASE WHEN o.status = 'posted' THEN o.filtered ELSE 0 END AS filtered,
                          coalesce(b.posted_now, 0) AS posted_now
                   FROM backfill_partition_outcomes o
-                  LEFT JOIN LATERAL (SELECT sum(posted) FILTER (WHERE run_id = %(run)s) AS posted_now, sum(rejected) AS rejected
+                  LEFT JOIN LATERAL (SELECT sum(posted) FILTER (WHERE run_id = ANY(%(runs)s)) AS posted_now, sum(rejected) AS rejected
                                      FROM backfill_batches WHERE partition_id = o.partition_id) b ON true
                   WHERE o.registration_id = %(registration)s AND o.partition_key = ANY(%(keys)s)) AS part
             """,
-            {"registration": registration_id, "keys": list(keys), "run": run_id},
+            {"registration": registration_id, "keys": list(keys), "runs": list(run_ids)},
         ).fetchone()
         opening = connection.execute(
-            "SELECT coalesce(sum(posted), 0)::bigint FROM backfill_batches WHERE kind = 'opening' AND run_id = %s", [run_id]
+            "SELECT coalesce(sum(posted), 0)::bigint FROM backfill_batches WHERE kind = 'opening' AND run_id = ANY(%s)",
+            [list(run_ids)],
         ).fetchone()
     assert row is not None and opening is not None
     return RunCounts(sum(row), *row, opening[0])

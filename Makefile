@@ -1,0 +1,73 @@
+# What there is to do here; `make` alone lists it. Needs Python 3.11 or newer and make, nothing else.
+
+PYTHON ?=
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo dev test lint types lock bench clean
+
+# A virtual environment knows its own absolute path. The stamp's name is made from it, so that a checkout that was
+# moved or copied gets a new environment instead of running the old one's code.
+HERE := $(shell pwd | cksum | cut -d ' ' -f 1)
+READY := .venv/.ready-$(HERE)
+CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' Makefile
+
+demo: $(READY) ## run the bundled sample through the whole pipeline and show the outcome
+	@# The sample has dirty rows on purpose: exit code 3, "finished with rejects", is its success.
+	@.venv/bin/backfill run sample || { code=$$?; [ $$code -eq 3 ] || exit $$code; }
+	@.venv/bin/backfill status
+
+dev: $(READY) ## start the Dagster UI and daemon on a free port
+	@.venv/bin/backfill up
+
+test: lint types ## lint, types, tests (PYTEST_ARGS=... goes to pytest)
+	@.venv/bin/python -m pytest $(PYTEST_ARGS)
+
+lint: $(READY) ## ruff: rules and format
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+
+types: $(READY) ## mypy, strict
+	@.venv/bin/mypy
+
+bench: $(READY) ## speed against a plain COPY on this machine
+	@.venv/bin/python -m backfill_pipeline.bench
+
+lock: ## renew requirements.lock: names, versions and hashes, for every Python from 3.11 on
+	@$(MAKE) --no-print-directory $(READY)
+	@.venv/bin/uv pip compile pyproject.toml --extra dev --output-file requirements.lock --quiet \
+		--universal --python-version 3.11 --upgrade --generate-hashes --no-annotate --no-strip-extras --no-config \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+	@$(MAKE) --no-print-directory $(READY)
+
+clean: ## remove .venv and caches (not BACKFILL_HOME: `backfill db url` tells where data is)
+	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The same set-up for every target, made once. An interrupted install has no stamp and is resumed by the next call.
+$(READY): requirements.lock pyproject.toml
+	@if [ -d .venv ] && ! [ "$$(cat .venv/.checkout 2>/dev/null)" = "$$(pwd)" ]; then rm -rf .venv; fi
+	@if ! .venv/bin/python -c '' 2>/dev/null; then \
+		rm -rf .venv; \
+		found=; for python in $(CANDIDATES); do \
+			if "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
+			then found=$$python; break; fi; \
+		done; \
+		if [ -z "$$found" ]; then \
+			echo "None of $(CANDIDATES) is a Python 3.11 or newer with its venv module:" \
+				"install one (Debian: python3 and python3-venv), or name it: make PYTHON=/path/to/python3" >&2; \
+			exit 1; \
+		fi; \
+		echo "Making .venv with $$("$$found" --version); this takes a minute, once." >&2; \
+		"$$found" -m venv .venv || exit 1; \
+		pwd > .venv/.checkout; \
+	fi
+	@.venv/bin/python -m pip install -qq --disable-pip-version-check --no-input --root-user-action ignore \
+		--require-hashes --requirement requirements.lock
+	@.venv/bin/python -m pip install -qq --disable-pip-version-check --no-input --root-user-action ignore \
+		--no-deps --no-build-isolation --editable .
+	@touch $(READY)

@@ -1,0 +1,87 @@
+"""Assembles all definitions: one asset group per source file, and what the ledger needs once.
+
+Belongs here: finding source files and putting assets, checks, jobs and resources together.
+Does not: what any of them does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import dagster as dg
+
+from backfill_pipeline.errors import BackfillError, SourceDefinitionError
+from backfill_pipeline.mapping.catalogue import find_sources
+from backfill_pipeline.mapping.definition import SourceDefinition
+from backfill_pipeline.orchestration.assets.constraints import constraints_asset
+from backfill_pipeline.orchestration.assets.keys import CONSTRAINTS_KEY, asset_key
+from backfill_pipeline.orchestration.assets.manifest import manifest_asset
+from backfill_pipeline.orchestration.assets.reconciliation import reconciliation_asset
+from backfill_pipeline.orchestration.assets.stages import stage_assets
+from backfill_pipeline.orchestration.resources import LedgerResource
+from backfill_pipeline.settings import load_settings
+from backfill_pipeline.stages.prepare import STAGES
+
+
+def build_defs(
+    sources: Mapping[str, SourceDefinition | SourceDefinitionError] | None = None,
+    resource_overrides: Mapping[str, object] | None = None,
+) -> dg.Definitions:
+    """All definitions for the given sources.
+
+    Args:
+        sources: id → definition, or the error that its file has; by default what the environment's folders hold.
+        resource_overrides: replaces resources by name, for tests.
+    """
+    if sources is None:
+        settings = load_settings()
+        sources = find_sources(settings.sources_dir, settings.registered_sources_dir)
+    usable = [source for source in sources.values() if isinstance(source, SourceDefinition)]
+    assets: list[dg.AssetsDefinition] = [
+        asset
+        for source in usable
+        for asset in (manifest_asset(source), stage_assets(source), reconciliation_asset(source))
+    ]
+    assets += [
+        _broken_source(name, error) for name, error in sources.items() if isinstance(error, BackfillError)
+    ]
+    return dg.Definitions(
+        assets=[*assets, constraints_asset([asset_key(source.id, "posted") for source in usable])],
+        jobs=[job for source in usable for job in _jobs(source)],
+        resources={"ledger": LedgerResource(), **(resource_overrides or {})},
+        # One process per run: a process per step costs four seconds each, and the steps share nothing but the ledger.
+        executor=dg.in_process_executor,
+    )
+
+
+def _jobs(source: SourceDefinition) -> list[dg.UnresolvedAssetJobDefinition]:
+    return [
+        dg.define_asset_job(
+            f"register_{source.id}",
+            selection=dg.AssetSelection.assets(asset_key(source.id, "manifest")),
+            description=f"Registers {source.id}: reads it once and plans its partitions.",
+        ),
+        dg.define_asset_job(
+            f"backfill_{source.id}",
+            selection=dg.AssetSelection.assets(
+                *(asset_key(source.id, stage) for stage in STAGES),
+                CONSTRAINTS_KEY,
+                asset_key(source.id, "reconciliation"),
+            ),
+            description=f"Takes partitions of {source.id} through all stages, applies the constraints and reconciles.",
+        ),
+    ]
+
+
+def _broken_source(name: str, error: BackfillError) -> dg.AssetsDefinition:
+    """A source file that cannot be read shows in the graph, with its error, and does not take the others away."""
+
+    @dg.asset(
+        key=[name, "manifest"],
+        group_name="broken_sources",
+        description=f"This source's definition cannot be used: {error}",
+    )
+    def broken() -> None:
+        raise dg.Failure(description=str(error), allow_retries=False)
+
+    return broken

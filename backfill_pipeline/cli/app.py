@@ -1,0 +1,201 @@
+"""The commands: their names, arguments and help.
+
+Belongs here: the command line as users see it.
+Does not: what commands do (the other modules of this package).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from backfill_pipeline.cli.exit_codes import ExitCode
+
+app = typer.Typer(
+    name="backfill",
+    help="Moves ledger history into a core banking ledger on PostgreSQL, and proves that nothing was lost or doubled.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+constraints_app = typer.Typer(
+    no_args_is_help=True, help="Balance constraints and foreign keys of the ledger."
+)
+rejects_app = typer.Typer(no_args_is_help=True, help="Rows that were rejected, with their reasons.")
+db_app = typer.Typer(no_args_is_help=True, help="The ledger's database.")
+app.add_typer(constraints_app, name="constraints")
+app.add_typer(rejects_app, name="rejects")
+app.add_typer(db_app, name="db")
+
+Source = Annotated[
+    str, typer.Argument(metavar="SOURCE", help="A source's id, or the path of its source file.")
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on standard output instead of text.")
+]
+
+
+@app.command()
+def run(
+    source: Source,
+    partitions: Annotated[
+        str | None,
+        typer.Option(metavar="A..B", help="Only these partitions, by key or number, such as 3..7 or 3."),
+    ] = None,
+    json: Json = False,
+    accept_changed: Annotated[
+        bool,
+        typer.Option(
+            help="Register a changed source as a new revision although the current one is unfinished."
+        ),
+    ] = False,
+) -> None:
+    """Register a source and take it through all stages: one Dagster run, shown in the UI.
+
+    Exit codes: 0 clean, 1 failed, 2 usage, 3 finished with rejects or with constraints refused, 4 reconciliation break.
+    """
+    from backfill_pipeline.cli.run import run_source
+
+    raise typer.Exit(run_source(source, partitions, as_json=json, accept_changed=accept_changed))
+
+
+@app.command()
+def resume(source: Source, json: Json = False) -> None:
+    """Carry on with a source: only partitions that are not posted yet, from the first batch that is not recorded."""
+    from backfill_pipeline.cli.run import resume_source
+
+    raise typer.Exit(resume_source(source, as_json=json))
+
+
+@app.command()
+def status(json: Json = False) -> None:
+    """Show every source: progress, counts, rejects, reconciliation, and the state of the constraints."""
+    from backfill_pipeline.cli.show import show_status
+
+    show_status(as_json=json)
+
+
+@app.command()
+def audit(json: Json = False) -> None:
+    """Check the ledger before a backfill: existing entries, inconsistent balances, duplicate references, the schema."""
+    from backfill_pipeline.cli.show import show_audit
+
+    raise typer.Exit(show_audit(as_json=json))
+
+
+@app.command()
+def reconcile(source: Source, json: Json = False) -> None:
+    """Compare a source with the ledger, entry by entry and field by field, and all balances with their legs."""
+    from backfill_pipeline.cli.reconcile import reconcile_source
+
+    raise typer.Exit(reconcile_source(source, as_json=json))
+
+
+@app.command()
+def generate(
+    entries: Annotated[int, typer.Option(min=1, help="Number of entries.")],
+    accounts: Annotated[int, typer.Option(min=20, help="Number of accounts.")],
+    out: Annotated[Path, typer.Option(help="Folder for the export, its accounts and its source file.")],
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes on every machine.")] = 1,
+    dirty: Annotated[
+        float, typer.Option(min=0, max=1, metavar="RATE", help="Share of spoilt rows, of every kind.")
+    ] = 0.0,
+    name: Annotated[str, typer.Option(help="Id of the source.")] = "generated",
+) -> None:
+    """Write a made-up bank export to try things on, with its accounts and a source file."""
+    from backfill_pipeline.cli.generate import generate_export
+
+    generate_export(entries, accounts, out, seed, dirty, name)
+
+
+@app.command()
+def up(
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port of the UI; by default a free one.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+) -> None:
+    """Start the Dagster UI and daemon on this home's ledger, and print where the UI is. Ctrl-C stops both."""
+    from backfill_pipeline.cli.up import start_ui
+
+    raise typer.Exit(start_ui(host, port))
+
+
+@constraints_app.command("apply")
+def constraints_apply(json: Json = False) -> None:
+    """Check all balances, then apply and probe the constraints in one transaction. Refused while accounts offend."""
+    from backfill_pipeline.cli.constraints import apply_constraints
+
+    raise typer.Exit(apply_constraints(as_json=json))
+
+
+@constraints_app.command("suspend")
+def constraints_suspend() -> None:
+    """Lift the constraints for a later large backfill; apply puts them back."""
+    from backfill_pipeline.cli.constraints import suspend_constraints
+
+    suspend_constraints()
+
+
+@constraints_app.command("verify")
+def constraints_verify(json: Json = False) -> None:
+    """Check that the constraints exist and that a probe which breaks them is refused. Changes nothing."""
+    from backfill_pipeline.cli.constraints import verify_constraints
+
+    raise typer.Exit(verify_constraints(as_json=json))
+
+
+@rejects_app.command("list")
+def rejects_list(
+    source: Source,
+    code: Annotated[str | None, typer.Option(help="Only rejects with this code.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many rows.")] = 50,
+    json: Json = False,
+) -> None:
+    """List rejected rows with line, code, field and reason."""
+    from backfill_pipeline.cli.rejects import list_rejects
+
+    list_rejects(source, code, limit, as_json=json)
+
+
+@rejects_app.command("export")
+def rejects_export(
+    source: Source,
+    out: Annotated[
+        Path | None, typer.Option(help="The CSV file to write; by default standard output.")
+    ] = None,
+) -> None:
+    """Write all rejected rows as CSV, safe to open in a spreadsheet."""
+    from backfill_pipeline.cli.rejects import export_rejects
+
+    export_rejects(source, out)
+
+
+@db_app.command("migrate")
+def db_migrate() -> None:
+    """Bring the ledger's schema up to date."""
+    from backfill_pipeline.cli.database import migrate_ledger
+
+    migrate_ledger()
+
+
+@db_app.command("url")
+def db_url() -> None:
+    """Print the ledger's URL, for psql. An embedded server stays up from then on, until backfill db stop."""
+    from backfill_pipeline.cli.database import print_url
+
+    print_url()
+
+
+@db_app.command("stop")
+def db_stop() -> None:
+    """Let the embedded server end once nobody uses it."""
+    from backfill_pipeline.cli.database import stop_server
+
+    stop_server()
+
+
+__all__ = ["ExitCode", "app"]

@@ -1,0 +1,51 @@
+"""Output: text for people on a terminal, JSON for programs, never both on one stream.
+
+Belongs here: the console, JSON, and how numbers and states are written.
+Does not: what is said.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from decimal import Decimal
+
+from rich.console import Console
+
+# Results go to standard output, progress and remarks to standard error: `backfill run … --json | jq` works.
+console = Console(highlight=False)
+remarks = Console(stderr=True, highlight=False)
+
+STATE_STYLES = {
+    "posted": "green",
+    "match": "green",
+    "applied": "green",
+    "COMPLETED": "green",
+    "failed": "red",
+    "break": "red",
+    "FAILED": "red",
+    "refused": "yellow",
+    "suspended": "yellow",
+    "not run": "dim",
+    "not applied": "dim",
+}
+
+
+def print_json(value: Mapping[str, object]) -> None:
+    """One JSON object on standard output; amounts as strings, times in ISO 8601."""
+    print(json.dumps(value, default=_plain, ensure_ascii=False))
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"no JSON for {type(value).__name__}")
+
+
+def state(text: str) -> str:
+    """A state in its colour."""
+    style = STATE_STYLES.get(text)
+    return f"[{style}]{text}[/{style}]" if style else text

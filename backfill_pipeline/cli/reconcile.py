@@ -1,0 +1,72 @@
+"""`backfill reconcile`.
+
+Belongs here: the command's text, JSON and exit code.
+Does not: comparing (`stages/reconcile.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from backfill_pipeline.cli.exit_codes import ExitCode
+from backfill_pipeline.cli.output import console, print_json, state
+from backfill_pipeline.cli.session import open_session
+from backfill_pipeline.cli.tables import plain_table
+from backfill_pipeline.stages.reconcile import ReconciliationReport, equation, reconcile
+from backfill_pipeline.stages.work import open_work
+
+_SHOWN = 20
+
+
+def reconcile_source(name: str, *, as_json: bool) -> ExitCode:
+    """Compares a source with the ledger; a break is exit code 4."""
+    with open_session() as session:
+        definition = session.source(name)
+        session.registration(definition.id)
+        report = reconcile(open_work(definition, session.places))
+    if as_json:
+        print_json(_as_json(report))
+    else:
+        _print_text(report)
+    return ExitCode.CLEAN if report.matches else ExitCode.RECONCILIATION_BREAK
+
+
+def _as_json(report: ReconciliationReport) -> dict[str, object]:
+    return {
+        **asdict(report),
+        "reconciliation": report.verdict,
+        "break_kinds": dict(report.break_kinds),
+        "currency_break_count": len(report.currency_breaks),
+    }
+
+
+def _print_text(report: ReconciliationReport) -> None:
+    console.print(
+        f"[bold]{report.source_id}[/bold]  {state(report.verdict)}  {equation(report)}", soft_wrap=True
+    )
+    console.print(
+        f"  {report.entries_compared:,} entries and {report.opening_entries_compared:,} opening entries"
+        f" compared in every field, {report.seconds:.1f} s"
+    )
+    if report.breaks:
+        console.print(f"  {report.break_count:,} breaks, the first:")
+        console.print(plain_table([asdict(one) for one in report.breaks[:_SHOWN]]))
+    if report.account_breaks:
+        console.print(
+            f"  {report.account_break_count:,} accounts whose balance is not what its entries say, the first:"
+        )
+        console.print(plain_table([asdict(one) for one in report.account_breaks[:_SHOWN]]))
+    currencies = [
+        {
+            "currency": totals.currency_code,
+            "debits": totals.debits,
+            "credits": totals.credits,
+            "converted": totals.converted,
+            "difference": totals.difference,
+            "drift": totals.drift,
+        }
+        for totals in report.currencies
+    ]
+    if currencies:
+        console.print("  totals of the whole ledger:")
+        console.print(plain_table(currencies))

@@ -1,0 +1,259 @@
+"""`backfill run` and `backfill resume`.
+
+Belongs here: choosing partitions, launching, showing progress, and the run's result with its exit code.
+Does not: the stages; Dagster's API (`orchestration/launch.py`).
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from backfill_pipeline.cli.exit_codes import ExitCode
+from backfill_pipeline.cli.output import console, print_json, remarks, state
+from backfill_pipeline.cli.progress import posting_progress
+from backfill_pipeline.cli.session import Session, dagster_instance, open_session
+from backfill_pipeline.errors import UsageError
+from backfill_pipeline.ledger import status
+from backfill_pipeline.ledger.registrations import Registration
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from backfill_pipeline.mapping.definition import SourceDefinition
+    from backfill_pipeline.orchestration.launch import LaunchedRun
+
+_RANGE = re.compile(r"^([^.]+?)(?:\.\.([^.]+))?$")
+_FAILED_SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What `run --json` prints. `read` equals the sum of the next five."""
+
+    source_id: str
+    read: int
+    posted: int
+    duplicates: int
+    conflicts: int
+    rejected: int
+    filtered: int
+    opening_entries: int
+    seconds: float
+    entries_per_second: float
+    reconciliation: str
+    constraints: str
+    partitions: int
+    failed_partitions: list[str]
+    errors: list[str]
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """A break outweighs a failure, a failure outweighs rejects."""
+        if self.reconciliation == "break":
+            return ExitCode.RECONCILIATION_BREAK
+        if self.errors or self.failed_partitions or self.reconciliation == "not run":
+            return ExitCode.FAILED
+        if self.rejected or self.conflicts or self.constraints == "refused":
+            return ExitCode.REJECTS_OR_REFUSED
+        return ExitCode.CLEAN
+
+
+def run_source(name: str, partitions: str | None, *, as_json: bool, accept_changed: bool) -> ExitCode:
+    """Registers a source and takes the wanted partitions through everything."""
+    started = time.monotonic()
+    with open_session() as session:
+        definition = session.source(name)
+        with _Launcher(session, definition) as (defs, instance):
+            from backfill_pipeline.orchestration.launch import launch_manifest
+
+            manifest = launch_manifest(defs, instance, definition.id, accept_changed=accept_changed)
+            if not manifest.success:
+                return _print_result(_failed_result(definition.id, manifest, started), as_json=as_json)
+            registration = session.registration(definition.id)
+            keys = _choose(registration, partitions)
+            result = _launch(session, defs, instance, registration, [keys], started, quiet=as_json)
+    return _print_result(result, as_json=as_json)
+
+
+def resume_source(name: str, *, as_json: bool) -> ExitCode:
+    """Takes the partitions that are not posted yet through everything."""
+    started = time.monotonic()
+    with open_session() as session:
+        definition = session.source(name)
+        registration = session.registration(definition.id)
+        with _Launcher(session, definition) as (defs, instance):
+            from backfill_pipeline.orchestration.launch import contiguous_ranges
+            from backfill_pipeline.orchestration.partitions import sync_partitions
+
+            sync_partitions(instance, registration)
+            keys = [partition.key for partition in registration.partitions]
+            missing = [partition.key for partition in registration.partitions if not partition.posted]
+            if not missing:
+                remarks.print(
+                    f"all {len(keys)} partitions of {definition.id} are posted: constraints and reconciliation only"
+                )
+            ranges = contiguous_ranges(missing, keys) or [[]]
+            result = _launch(session, defs, instance, registration, ranges, started, quiet=as_json)
+    return _print_result(result, as_json=as_json)
+
+
+class _Launcher:
+    """Definitions of one source and Dagster's instance, with the runs of killed commands swept."""
+
+    def __init__(self, session: Session, definition: SourceDefinition) -> None:
+        self._instance = dagster_instance(session)
+        self._definition = definition
+
+    def __enter__(self) -> tuple[dg.Definitions, dg.DagsterInstance]:
+        instance = self._instance.__enter__()
+        from backfill_pipeline.build import build_defs
+        from backfill_pipeline.orchestration.launch import sweep_orphans
+
+        for run_id in sweep_orphans(instance, only_own=True):
+            remarks.print(f"run {run_id[:8]} of a killed command is marked as failed")
+        return build_defs({self._definition.id: self._definition}), instance
+
+    def __exit__(self, *exception: object) -> None:
+        self._instance.__exit__(*exception)  # type: ignore[arg-type]
+
+
+def _choose(registration: Registration, partitions: str | None) -> list[str]:
+    """The keys of `A..B`, given as keys or as numbers; all without it."""
+    keys = [partition.key for partition in registration.partitions]
+    if partitions is None:
+        return keys
+    match = _RANGE.match(partitions)
+    if match is None:
+        raise UsageError(f"--partitions {partitions} is not a range: write it as 3..7, or as 3 for one")
+    first = _position(keys, match[1])
+    last = _position(keys, match[2] or match[1])
+    if first > last:
+        raise UsageError(f"--partitions {partitions} ends before it begins: write the smaller key first")
+    return keys[first : last + 1]
+
+
+def _position(keys: Sequence[str], name: str) -> int:
+    if name in keys:
+        return keys.index(name)
+    if name.isdecimal() and 1 <= int(name) <= len(keys):
+        return int(name) - 1
+    known = f"{keys[0]} to {keys[-1]}" if keys else "none"
+    raise UsageError(f"there is no partition {name}: this source has {known}")
+
+
+def _launch(
+    session: Session,
+    defs: dg.Definitions,
+    instance: dg.DagsterInstance,
+    registration: Registration,
+    ranges: Sequence[Sequence[str]],
+    started: float,
+    *,
+    quiet: bool,
+) -> RunResult:
+    """Launches one run per range (one, unless partitions in the middle were missing) and adds up what they did."""
+    from backfill_pipeline.orchestration.launch import launch_range
+
+    runs: list[LaunchedRun] = []
+    rows = sum(
+        partition.plan.row_count
+        for keys in ranges
+        for partition in registration.partitions
+        if partition.key in set(keys)
+    )
+    with posting_progress(session.endpoint.ledger_url, registration.source_id, rows, show=not quiet):
+        for keys in ranges:
+            runs.append(launch_range(defs, instance, registration.source_id, keys))
+    return _result(session, registration, ranges, runs, started)
+
+
+def _result(
+    session: Session,
+    registration: Registration,
+    ranges: Sequence[Sequence[str]],
+    runs: Sequence[LaunchedRun],
+    started: float,
+) -> RunResult:
+    keys = [key for keys in ranges for key in keys]
+    counts = status.run_counts(session.connection, registration.id, keys, [run.run_id for run in runs])
+    outcomes = {
+        outcome.partition_key: outcome
+        for outcome in status.partition_outcomes(session.connection, registration.id)
+    }
+    metadata: dict[str, dict[str, object]] = {}
+    for run in runs:
+        metadata.update(run.metadata)
+    seconds = time.monotonic() - started
+    # Every range ends with constraints and reconciliation; what counts is how things stand after the last one.
+    return RunResult(
+        source_id=registration.source_id,
+        **asdict(counts),
+        seconds=round(seconds, 3),
+        entries_per_second=round(counts.posted / seconds, 1),
+        reconciliation=str(
+            metadata.get(f"{registration.source_id}/reconciliation", {}).get("verdict", "not run")
+        ),
+        constraints=str(metadata.get("balance_constraints", {}).get("state", "not run")),
+        partitions=len(keys),
+        failed_partitions=[key for key in keys if outcomes[key].status != "posted"],
+        errors=[error for run in runs for error in run.errors if not _is_reported_elsewhere(error)],
+    )
+
+
+def _is_reported_elsewhere(error: str) -> bool:
+    """A blocking check that failed fails its step as well; the check's verdict says it better."""
+    return "blocking" in error and "check" in error
+
+
+def _failed_result(source_id: str, manifest: LaunchedRun, started: float) -> RunResult:
+    return RunResult(
+        source_id,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        round(time.monotonic() - started, 3),
+        0.0,
+        "not run",
+        "not run",
+        0,
+        [],
+        manifest.errors,
+    )
+
+
+def _print_result(result: RunResult, *, as_json: bool) -> ExitCode:
+    if as_json:
+        print_json(asdict(result))
+    else:
+        _print_text(result, console.print)
+    for error in result.errors:
+        remarks.print(f"[red]failed:[/red] {error}", soft_wrap=True)
+    return result.exit_code
+
+
+def _print_text(result: RunResult, line: Callable[..., None]) -> None:
+    line(
+        f"[bold]{result.source_id}[/bold]  read {result.read:,} = posted {result.posted:,}"
+        f" + duplicates {result.duplicates:,} + conflicts {result.conflicts:,}"
+        f" + rejected {result.rejected:,} + filtered {result.filtered:,}",
+        soft_wrap=True,
+    )
+    failed = f", {len(result.failed_partitions)} of them not posted" if result.failed_partitions else ""
+    line(f"  partitions      {result.partitions}{failed}")
+    line(f"  opening entries {result.opening_entries:,}")
+    line(f"  constraints     {state(result.constraints)}")
+    line(f"  reconciliation  {state(result.reconciliation)}")
+    line(f"  time            {result.seconds:.1f} s, {result.entries_per_second:,.0f} entries/s")
+    if result.failed_partitions:
+        shown = ", ".join(result.failed_partitions[:_FAILED_SHOWN])
+        line(f"  next            backfill resume {result.source_id}   (not posted: {shown})", soft_wrap=True)
+    elif result.rejected or result.conflicts:
+        line(f"  next            backfill rejects list {result.source_id}")

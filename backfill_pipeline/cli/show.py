@@ -1,0 +1,136 @@
+"""`backfill status` and `backfill audit`: what is, without changing anything.
+
+Belongs here: gathering and printing.
+Does not: the queries (`ledger/status.py`, `ledger/audit.py`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+
+from backfill_pipeline.cli.exit_codes import ExitCode
+from backfill_pipeline.cli.output import console, print_json, state
+from backfill_pipeline.cli.session import Session, open_session
+from backfill_pipeline.cli.tables import plain_table
+from backfill_pipeline.ledger import (
+    audit,
+    checkpoints,
+    constraints,
+    reconciliation,
+    registrations,
+    rejects,
+    status,
+)
+
+_COUNTS = ("read", "posted", "duplicates", "conflicts", "rejected", "filtered")
+_FAILED_SHOWN = 5
+
+
+def show_status(*, as_json: bool) -> None:
+    """Every source that was registered, and the constraints of the ledger."""
+    with open_session() as session:
+        sources = [
+            _source_status(session, source_id) for source_id in registrations.source_ids(session.connection)
+        ]
+        state_of_constraints = constraints.state(session.connection)
+        location = session.endpoint.description
+        home = str(session.settings.home)
+    if as_json:
+        print_json(
+            {"ledger": location, "home": home, "constraints": state_of_constraints, "sources": sources}
+        )
+        return
+    console.print(f"ledger  {location}", soft_wrap=True)
+    console.print(f"home    {home}", soft_wrap=True)
+    note = (
+        "  (lifted on purpose: backfill constraints apply puts them back)"
+        if state_of_constraints == "suspended"
+        else ""
+    )
+    console.print(f"balance constraints  {state(state_of_constraints)}{note}")
+    if not sources:
+        console.print("no source was run yet: backfill run SOURCE")
+    for source in sources:
+        _print_source(source)
+
+
+def _source_status(session: Session, source_id: str) -> dict[str, object]:
+    connection = session.connection
+    registration = registrations.load(connection, source_id)
+    assert registration is not None
+    outcomes = status.partition_outcomes(connection, registration.id)
+    checkpoint = checkpoints.load(connection, source_id)
+    verdict = reconciliation.latest(connection, registration.id)
+    done = [outcome for outcome in outcomes if outcome.status == "posted"]
+    return {
+        "source_id": source_id,
+        "revision": registration.revision,
+        "file": registration.file_name,
+        "rows": registration.row_count,
+        "status": checkpoint.status if checkpoint else None,
+        "processed": checkpoint.processed if checkpoint else 0,
+        "last_checkpoint_at": checkpoint.last_checkpoint_at if checkpoint else None,
+        "error": checkpoint.error_message if checkpoint else None,
+        **{name: sum(getattr(outcome, name) for outcome in done) for name in _COUNTS},
+        "partitions": dict(Counter(outcome.status for outcome in outcomes)),
+        "failed_partitions": {
+            outcome.partition_key: outcome.error for outcome in outcomes if outcome.status == "failed"
+        },
+        "rejects_by_code": rejects.count_by_code(connection, registration.id),
+        "reconciliation": verdict.verdict if verdict else "not run",
+        "reconciled_at": verdict.reconciled_at if verdict else None,
+    }
+
+
+def _print_source(source: dict[str, object]) -> None:
+    counts = {name: source[name] for name in _COUNTS}
+    partitions = source["partitions"]
+    failed = source["failed_partitions"]
+    codes = source["rejects_by_code"]
+    assert isinstance(partitions, dict)
+    assert isinstance(failed, dict)
+    assert isinstance(codes, dict)
+    console.print()
+    console.print(
+        f"[bold]{source['source_id']}[/bold]  {state(str(source['status']))}  revision {source['revision']},"
+        f" {source['rows']:,} rows of {source['file']}",
+        soft_wrap=True,
+    )
+    console.print("  " + ", ".join(f"{name} {count:,}" for name, count in counts.items()))
+    console.print(
+        "  partitions: " + ", ".join(f"{count} {state(name)}" for name, count in partitions.items())
+    )
+    console.print(f"  reconciliation: {state(str(source['reconciliation']))}")
+    if codes:
+        console.print(
+            "  rejects: " + ", ".join(f"{code} {count:,}" for code, count in codes.items()), soft_wrap=True
+        )
+    for key, error in list(failed.items())[:_FAILED_SHOWN]:
+        console.print(f"  [red]{key}[/red]: ", end="")
+        console.print(str(error), markup=False, soft_wrap=True)
+    if failed:
+        console.print(f"  next: backfill resume {source['source_id']}")
+
+
+def show_audit(*, as_json: bool) -> ExitCode:
+    """§1.1 and §1.2 of the strategy; exit code 1 when something stands against a backfill."""
+    with open_session() as session:
+        found = audit.audit(session.connection)
+    if as_json:
+        print_json({**asdict(found), "clean": found.clean})
+        return ExitCode.CLEAN if found.clean else ExitCode.FAILED
+    console.print(
+        f"entries                {found.entries:,}"
+        + (f"  ({found.earliest} to {found.latest})" if found.earliest else "")
+    )
+    console.print(f"accounts               {found.accounts:,}")
+    console.print(f"inconsistent balances  {found.inconsistent_balances:,}")
+    if found.inconsistent_sample:
+        console.print(plain_table([asdict(offender) for offender in found.inconsistent_sample]))
+    console.print(f"duplicate references   {found.duplicate_references:,}")
+    console.print(
+        f"schema                 {'complete' if not found.missing else 'missing: ' + ', '.join(found.missing)}"
+    )
+    console.print(f"balance constraints    {state(found.constraints)}")
+    return ExitCode.CLEAN if found.clean else ExitCode.FAILED

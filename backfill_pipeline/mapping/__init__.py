@@ -1,0 +1,1 @@
+"""Mapping: what a source definition says, and the vectorised transform that it is compiled into."""

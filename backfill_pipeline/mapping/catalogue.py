@@ -1,0 +1,96 @@
+"""The catalogue: which sources there are.
+
+Belongs here: finding source files in the sources folder and among those registered by path.
+Does not: reading a single one (`load.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from backfill_pipeline.errors import SourceDefinitionError, UsageError
+from backfill_pipeline.mapping.definition import SourceDefinition
+from backfill_pipeline.mapping.load import load_definition
+
+SUFFIXES = (".yaml", ".yml")
+
+
+def find_sources(
+    sources_dir: Path, registered_dir: Path
+) -> dict[str, SourceDefinition | SourceDefinitionError]:
+    """All sources by id, in order. A file that cannot be used comes with its error, under its file name.
+
+    Args:
+        sources_dir: the folder of source files.
+        registered_dir: links to source files elsewhere, made by `register_path`.
+    """
+    found: dict[str, SourceDefinition | SourceDefinitionError] = {}
+    for path in [*_files(sources_dir), *_files(registered_dir)]:
+        try:
+            definition = load_definition(path)
+        except SourceDefinitionError as error:
+            found[_safe_name(path.stem)] = error
+            continue
+        earlier = found.get(definition.id)
+        if isinstance(earlier, SourceDefinition) and earlier.path.resolve() != definition.path.resolve():
+            found[_safe_name(f"{path.stem}_again")] = SourceDefinitionError(
+                f"{definition.path}: id {definition.id} is taken by {earlier.path}: give one of them another id."
+            )
+            continue
+        found[definition.id] = definition
+    return dict(sorted(found.items()))
+
+
+def resolve_source(name: str, sources_dir: Path, registered_dir: Path) -> SourceDefinition:
+    """The source that a command names: by id, or by the path of its file, which is registered for the UI then.
+
+    Raises:
+        UsageError: there is no such source.
+        SourceDefinitionError: its definition is wrong, or its id belongs to another file.
+    """
+    if "/" in name or name.endswith(SUFFIXES):
+        return register_path(Path(name), sources_dir, registered_dir)
+    sources = find_sources(sources_dir, registered_dir)
+    match sources.get(name):
+        case SourceDefinition() as definition:
+            return definition
+        case SourceDefinitionError() as error:
+            raise error
+        case _:
+            known = ", ".join(sources) or "none"
+            raise UsageError(
+                f"there is no source {name} in {sources_dir} (known: {known}): name one of these, or the path of a source file"
+            )
+
+
+def register_path(path: Path, sources_dir: Path, registered_dir: Path) -> SourceDefinition:
+    """Reads a source file anywhere and links it, so that the UI shows it as well."""
+    definition = load_definition(path)
+    taken = find_sources(sources_dir, registered_dir).get(definition.id)
+    if isinstance(taken, SourceDefinition):
+        if taken.path.resolve() == path.resolve():
+            return definition
+        if taken.path.resolve().parent == sources_dir.resolve():
+            raise SourceDefinitionError(
+                f"{path}: id {definition.id} is taken by {taken.path}: give one of them another id."
+            )
+    registered_dir.mkdir(parents=True, exist_ok=True)
+    link = registered_dir / f"{definition.id}.yaml"
+    link.unlink(missing_ok=True)
+    link.symlink_to(path.resolve())
+    return definition
+
+
+def _files(folder: Path) -> Iterable[Path]:
+    if not folder.is_dir():
+        return []
+    # A link whose file is gone is no source any more.
+    return sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.exists())
+
+
+def _safe_name(stem: str) -> str:
+    return (
+        "".join(character if character.isalnum() or character == "_" else "_" for character in stem)
+        or "source"
+    )

@@ -1,0 +1,265 @@
+"""From a YAML file to a `SourceDefinition`, and from a definition to what identifies its mapping.
+
+Belongs here: YAML, paths and environment variables, the wording of every error in a definition, hashes.
+Does not: what is allowed (`definition.py`).
+"""
+
+import difflib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import yaml
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from backfill_pipeline.errors import SourceDefinitionError, SourceFileError
+from backfill_pipeline.mapping.definition import SourceDefinition
+
+MAPPING_LANGUAGE_VERSION: Final = 1
+"""Raised when the same definition would map the same row to another entry than before."""
+
+_VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+_FILE_KEYS: Final = (("file",), ("account_map", "file"), ("accounts", "file"))
+
+
+def load_definition(path: Path) -> SourceDefinition:
+    """Reads one source definition.
+
+    Paths inside are relative to the real directory of the YAML file; `${NAME}` and `${NAME:-default}` are expanded
+    in them, and nowhere else.
+
+    Raises:
+        SourceDefinitionError: one sentence naming file, key, value and what is allowed.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SourceDefinitionError(f"{path}: there is no such source definition.") from None
+    except UnicodeDecodeError:
+        raise SourceDefinitionError(
+            f"{path}: is not UTF-8 text: save the source definition as UTF-8."
+        ) from None
+    except OSError as error:
+        raise SourceDefinitionError(f"{path}: cannot be read: {_reason(error)}.") from None
+    return parse_definition(_parse_yaml(text, path), path)
+
+
+def parse_definition(data: object, path: Path) -> SourceDefinition:
+    """A definition from what its YAML holds.
+
+    Args:
+        data: the parsed YAML.
+        path: where it was read from; relative paths inside start at its real directory.
+
+    Raises:
+        SourceDefinitionError: as `load_definition`.
+    """
+    if not isinstance(data, Mapping):
+        raise SourceDefinitionError(
+            f"{path}: must be a mapping of keys to values (id, type, file, fields, …), not {_kind(data)}."
+        )
+    try:
+        definition = SourceDefinition.model_validate(_with_paths(data, path))
+    except ValidationError as error:
+        raise SourceDefinitionError(_sentence(path, error)) from None
+    definition._path = path
+    return definition
+
+
+def mapping_parts(definition: SourceDefinition) -> dict[str, str]:
+    """Section of the definition → SHA-256 of all in it that decides what rows become.
+
+    Paths do not count, the content of the account map and accounts files does. Description, config, error rate and
+    partition size do not: they may change between two tries.
+
+    Raises:
+        SourceFileError: an account map or accounts file cannot be read.
+    """
+    whole = definition.model_dump(mode="json", by_alias=True)
+    parts: dict[str, object] = {
+        key: whole[key] for key in ("id", "type", "csv", "fields", "metadata", "unknown_accounts")
+    }
+    parts["language"] = MAPPING_LANGUAGE_VERSION
+    account_map, accounts = definition.account_map, definition.accounts
+    parts["account_map"] = account_map and _with_content(whole["account_map"], account_map.file)
+    parts["accounts"] = accounts and _with_content(whole["accounts"], accounts.file)
+    return {key: _sha256(parts[key]) for key in sorted(parts)}
+
+
+def mapping_sha256(definition: SourceDefinition) -> str:
+    """One SHA-256 over `mapping_parts`: rows of the same source file become the same entries while it is the same."""
+    return _sha256(mapping_parts(definition))
+
+
+# --- YAML -------------------------------------------------------------------------------------------------------
+
+
+class _TextLoader(yaml.SafeLoader):
+    """Safe YAML in which every scalar is text, as written, but for null; the models turn text into numbers.
+
+    YAML's own guesses would turn the account 00123 into 83, the country NO into false and 1e3 into a float.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
+        seen: dict[str, int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                line = key.start_mark.line + 1
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(
+                        problem=f"the key {key.value!r} is given twice, on lines {seen[key.value]} and {line}"
+                    )
+                seen[key.value] = line
+        mapping: dict[object, object] = super().construct_mapping(node, deep)
+        return mapping
+
+
+_TextLoader.yaml_implicit_resolvers = {
+    first: [
+        (tag, pattern)
+        for tag, pattern in resolvers
+        if tag in ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _parse_yaml(text: str, path: Path) -> object:
+    try:
+        return yaml.load(text, Loader=_TextLoader)  # noqa: S506  a SafeLoader with fewer conversions
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        if mark is None:
+            raise SourceDefinitionError(f"{path}: {error.problem}.") from None
+        raise SourceDefinitionError(
+            f"{path}: is not valid YAML at line {mark.line + 1}, column {mark.column + 1}: {error.problem}."
+        ) from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise SourceDefinitionError(f"{path}: is not valid YAML: {str(error).splitlines()[0]}.") from None
+
+
+# --- paths ------------------------------------------------------------------------------------------------------
+
+
+def _with_paths(data: Mapping[object, object], path: Path) -> dict[object, object]:
+    """A copy in which every file path is absolute and its variables are expanded."""
+    copied = dict(data)
+    for *outer, key in _FILE_KEYS:
+        holder = copied
+        for name in outer:
+            inner = holder.get(name)
+            if not isinstance(inner, Mapping):
+                break
+            holder[name] = holder = dict(inner)
+        else:
+            value = holder.get(key)
+            if isinstance(value, str):
+                holder[key] = str(_absolute(value, path, ".".join([*outer, key])))
+    return copied
+
+
+def _absolute(text: str, path: Path, key: str) -> Path:
+    def value_of(match: re.Match[str]) -> str:
+        name, default = match.groups()
+        value = os.environ.get(name) or default
+        if value is None:
+            raise SourceDefinitionError(
+                f"{path}: {key} is {text!r}, but the environment variable {name} is not set: "
+                f"set it, or give a default as ${{{name}:-default}}."
+            )
+        return value
+
+    expanded = _VARIABLE.sub(value_of, text)
+    if not expanded.strip():
+        raise SourceDefinitionError(f"{path}: {key} is {text!r}: must name a file.")
+    if "\0" in expanded:
+        raise SourceDefinitionError(f"{path}: {key} holds a NUL character: must name a file.")
+    return (path.resolve().parent / Path(expanded).expanduser()).resolve()
+
+
+# --- wording ----------------------------------------------------------------------------------------------------
+
+
+def _sentence(path: Path, error: ValidationError) -> str:
+    """The first problem as one sentence; how many more there are."""
+    details = error.errors()
+    first = details[0]
+    others = f" ({len(details) - 1} more problems in this file)" if len(details) > 1 else ""
+    others = others.replace("1 more problems", "1 more problem")
+    return f"{path}: {_problem_text(first)}{others}."
+
+
+def _problem_text(detail: ErrorDetails) -> str:
+    context = detail.get("ctx", {})
+    place = [str(part) for part in detail["loc"] if not str(part).startswith("<")]
+    kind = detail["type"]
+    if kind == "unknown_key":
+        return _unknown_key(".".join(place), str(context["key"]), list(context["allowed"]))
+    if kind == "problem":
+        key = ".".join([*place, *filter(None, [context.get("key")])])
+        link = "" if context.get("value") is None else ", which"
+        return f"{key}{_shown(context.get('value'))}{link} {context['text']}".strip()
+    key = ".".join(place)
+    if kind == "missing":
+        return f"{key} is missing"
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return f"{key} must be a mapping of keys to values, not {_kind(detail['input'])}"
+    return f"{key}{_shown(detail['input'])}: {_allowed(detail)}"
+
+
+def _allowed(detail: ErrorDetails) -> str:
+    context = detail.get("ctx", {})
+    if detail["type"] == "literal_error":
+        return f"allowed is {context['expected']}"
+    if detail["type"] == "string_pattern_mismatch":
+        return f"allowed is what matches {context['pattern']}"
+    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return message[:1].lower() + message[1:]
+
+
+def _unknown_key(place: str, key: str, allowed: list[str]) -> str:
+    close = difflib.get_close_matches(key, allowed, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    inside = f"{place}.{key}" if place else key
+    return f"{inside} is an unknown key: {hint}allowed are {', '.join(allowed)}"
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return ""
+    text = value if isinstance(value, str) else str(value)
+    return f" is {text[:80]!r}" if isinstance(value, str | int | float) else f" is {_kind(value)}"
+
+
+def _kind(value: object) -> str:
+    names = {type(None): "empty", str: "a text", list: "a list", dict: "a mapping"}
+    return names.get(type(value), f"a {type(value).__name__}")
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
+
+
+# --- hashes -----------------------------------------------------------------------------------------------------
+
+
+def _with_content(section: dict[str, object], file: Path | None) -> dict[str, object]:
+    """The section with the content's hash in place of the path."""
+    content = None
+    if file is not None:
+        try:
+            with file.open("rb") as opened:
+                content = hashlib.file_digest(opened, "sha256").hexdigest()
+        except OSError as error:
+            raise SourceFileError(f"{file}: cannot be read: {_reason(error)}.") from None
+    return {**section, "file": content}
+
+
+def _sha256(value: object) -> str:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,79 @@
+"""The reconciliation asset of a source, with the check that a break fails.
+
+Belongs here: Dagster's side of `stages/reconcile.py`.
+Does not: comparing.
+"""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from backfill_pipeline.mapping.definition import SourceDefinition
+from backfill_pipeline.orchestration.assets.keys import CONSTRAINTS_KEY, asset_key
+from backfill_pipeline.orchestration.failures import TRANSIENT_RETRIES, terminal
+from backfill_pipeline.orchestration.metadata import reconciliation_metadata
+from backfill_pipeline.orchestration.resources import LedgerResource
+from backfill_pipeline.stages.reconcile import ReconciliationReport, equation, reconcile
+from backfill_pipeline.stages.work import open_work
+
+MATCH_CHECK = "ledger_equals_source"
+
+
+def reconciliation_asset(definition: SourceDefinition) -> dg.AssetsDefinition:
+    """Every field of every entry, every count, every balance; tolerance zero."""
+    key = asset_key(definition.id, "reconciliation")
+
+    @dg.asset(
+        key=key,
+        deps=[asset_key(definition.id, "posted"), CONSTRAINTS_KEY],
+        group_name=definition.id,
+        kinds={"postgres"},
+        check_specs=[
+            dg.AssetCheckSpec(
+                MATCH_CHECK,
+                asset=key,
+                blocking=True,
+                description="read = posted + duplicates + conflicts + rejected + filtered; every field of every entry"
+                " as in the source; debits = credits per currency; every balance equal to its legs.",
+            )
+        ],
+        retry_policy=TRANSIENT_RETRIES,
+        description="Compares the whole source with the ledger, entry by entry and field by field, and every"
+        " balance with its legs. A break fails the check.",
+    )
+    def reconciliation(
+        context: dg.AssetExecutionContext, ledger: LedgerResource
+    ) -> Iterator[dg.MaterializeResult[None]]:
+        with terminal():
+            report = reconcile(open_work(definition, ledger.places))
+        context.log.info(reconciliation_text(report))
+        metadata = reconciliation_metadata(report)
+        yield dg.MaterializeResult(
+            metadata=metadata,
+            check_results=[
+                dg.AssetCheckResult(
+                    passed=report.matches,
+                    check_name=MATCH_CHECK,
+                    severity=dg.AssetCheckSeverity.ERROR,
+                    description=reconciliation_text(report),
+                    metadata=metadata,
+                )
+            ],
+        )
+
+    return reconciliation
+
+
+def reconciliation_text(report: ReconciliationReport) -> str:
+    """The outcome in a sentence."""
+    if report.matches:
+        return (
+            f"match: {report.entries_compared:,} entries equal in every field,"
+            f" {report.opening_entries_compared:,} opening entries, every balance equal to its legs; {equation(report)}"
+        )
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.break_kinds.most_common())
+    return (
+        f"break: {kinds or 'no entry differs'}; {report.account_break_count:,} accounts and"
+        f" {len(report.currency_breaks)} currencies differ; {equation(report)}:"
+        " see the tables of breaks, correct by entries, and reconcile again"
+    )

@@ -1,0 +1,136 @@
+"""The four partitioned assets of a source as one subsettable multi-asset.
+
+One run takes a whole range partition by partition through extracted → transformed → validated → posted, and logs each
+asset's materialization as it happens: a crash leaves the first partitions whole and shown as such. Each of the four can
+still be selected by itself.
+
+Belongs here: Dagster's events around `stages/runner.py`.
+Does not: the stages.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+
+import dagster as dg
+
+from backfill_pipeline.mapping.definition import SourceDefinition
+from backfill_pipeline.orchestration.assets.keys import asset_key
+from backfill_pipeline.orchestration.config import BackfillRunConfig
+from backfill_pipeline.orchestration.failures import terminal
+from backfill_pipeline.orchestration.metadata import column_schema, stage_metadata
+from backfill_pipeline.orchestration.partitions import source_partitions
+from backfill_pipeline.orchestration.resources import LedgerResource
+from backfill_pipeline.schemas.extracted import extracted_schema
+from backfill_pipeline.schemas.ledger_entry import ENTRY_SCHEMA, VALIDATED_SCHEMA
+from backfill_pipeline.stages.config import effective_config
+from backfill_pipeline.stages.prepare import STAGES, StageName
+from backfill_pipeline.stages.runner import PartitionReport, PartitionRunner, describe
+from backfill_pipeline.stages.work import open_work
+
+_DESCRIPTIONS = {
+    "extracted": "The source's records as it wrote them, with row, line and offset; verified against the manifest.",
+    "transformed": "Each record as an entry: accounts, exact amounts, UTC times, references. Nothing is dropped.",
+    "validated": "The entries that may be posted. The others are in the rejects table and file, with code and reason.",
+    "posted": "Entries in the ledger, each exactly once, one transaction per batch. No batch is ever posted again.",
+}
+_SCHEMAS = {
+    "extracted": extracted_schema([]),
+    "transformed": ENTRY_SCHEMA,
+    "validated": VALIDATED_SCHEMA,
+}
+_KINDS = {
+    "extracted": {"parquet"},
+    "transformed": {"pandas", "parquet"},
+    "validated": {"pandera", "parquet"},
+    "posted": {"postgres"},
+}
+# How many failed partitions a message names; the count is always complete.
+FAILED_SHOWN = 10
+
+
+def stage_assets(definition: SourceDefinition) -> dg.AssetsDefinition:
+    """The multi-asset of a source's four stages."""
+    keys = {stage: asset_key(definition.id, stage) for stage in STAGES}
+    upstream = {"extracted": asset_key(definition.id, "manifest")} | {
+        stage: keys[before] for before, stage in pairwise(STAGES)
+    }
+
+    @dg.multi_asset(
+        name=f"{definition.id}_stages",
+        specs=[
+            dg.AssetSpec(
+                keys[stage],
+                deps=[upstream[stage]],
+                group_name=definition.id,
+                description=_DESCRIPTIONS[stage],
+                kinds=_KINDS[stage],
+                metadata={"dagster/column_schema": column_schema(_SCHEMAS[stage])}
+                if stage in _SCHEMAS
+                else {},
+                skippable=True,
+            )
+            for stage in STAGES
+        ],
+        partitions_def=source_partitions(definition.id),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        can_subset=True,
+    )
+    def stages(
+        context: dg.AssetExecutionContext, config: BackfillRunConfig, ledger: LedgerResource
+    ) -> Iterator[dg.MaterializeResult[None]]:
+        selected = [stage for stage in STAGES if keys[stage] in context.selected_asset_keys]
+        with terminal():
+            runner = PartitionRunner(
+                work=open_work(definition, ledger.places),
+                config=effective_config(definition.config, config.to_core()),
+                selected=selected,
+                run_id=context.run_id,
+                log=context.log.info,
+            )
+            failed: list[PartitionReport] = []
+            for report in runner.run(context.partition_keys):
+                _log_materializations(context, keys, selected, report)
+                if report.error is not None:
+                    failed.append(report)
+                    context.log.error(f"partition {report.key}: {describe(report.error)}")
+        if failed:
+            raise dg.Failure(description=failure_text(definition.id, failed), allow_retries=False)
+        # What comes after waits for a result of its own, besides the materializations of the partitions.
+        for stage in selected:
+            yield dg.MaterializeResult(asset_key=keys[stage])
+
+    return stages
+
+
+def _log_materializations(
+    context: dg.AssetExecutionContext,
+    keys: Mapping[StageName, dg.AssetKey],
+    selected: Sequence[StageName],
+    report: PartitionReport,
+) -> None:
+    """One event per stage that this run took the partition through."""
+    if report.already_posted:
+        for stage in selected:
+            context.log_event(
+                dg.AssetMaterialization(
+                    keys[stage], partition=report.key, metadata={"note": "posted before: nothing to do"}
+                )
+            )
+    for done in report.stages:
+        context.log_event(
+            dg.AssetMaterialization(keys[done.stage], partition=report.key, metadata=stage_metadata(done))
+        )
+
+
+def failure_text(source_id: str, failed: list[PartitionReport]) -> str:
+    """How many partitions failed, which, why the first did, and what to do."""
+    names = ", ".join(report.key for report in failed[:FAILED_SHOWN]) + (
+        " …" if len(failed) > FAILED_SHOWN else ""
+    )
+    first = failed[0]
+    assert first.error is not None
+    return (
+        f"{len(failed)} partition{'s' if len(failed) > 1 else ''} of {source_id} failed: {names}."
+        f" {first.key}: {describe(first.error)}."
+        f" The others are done. Then: backfill resume {source_id}, or launch failed and missing partitions from the UI."
+    )

@@ -1,0 +1,54 @@
+"""Run configuration as the Launchpad shows it: typed, described, checked.
+
+Belongs here: Dagster's view of `mapping.definition.RunConfig`.
+Does not: defaults (`stages/config.py`).
+"""
+
+import dagster as dg
+from pydantic import Field
+
+from backfill_pipeline.mapping.definition import RunConfig
+
+
+class BackfillRunConfig(dg.Config):
+    """The strategy's batch configuration (§3.1). Empty: what the source file says, else the product's default."""
+
+    batch_size: int | None = Field(default=None, ge=1, le=1_000_000, description="Entries per transaction.")
+    checkpoint_interval: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="Check balances and report progress every so many batches.",
+    )
+    max_retries: int | None = Field(
+        default=None, ge=0, le=20, description="Further tries of a batch after a transient error."
+    )
+    retry_delay: int | None = Field(
+        default=None,
+        ge=0,
+        le=60_000,
+        description="Milliseconds before the first retry; doubles each time, with jitter.",
+    )
+    parallel_workers: int | None = Field(
+        default=None, ge=1, le=16, description="Partitions posted at the same time."
+    )
+    skip_duplicates: bool | None = Field(
+        default=None,
+        description="True: repeated entries are counted as duplicates. False: they are rejected.",
+    )
+    validate_balances: bool | None = Field(
+        default=None, description="Check balances every checkpoint_interval batches."
+    )
+
+    def to_core(self) -> RunConfig:
+        """The same as the core's model."""
+        return RunConfig(**self.model_dump())
+
+
+class ManifestConfig(dg.Config):
+    """How a source is registered."""
+
+    accept_changed: bool = Field(
+        default=False,
+        description="Register a changed source as a new revision although the current one is unfinished.",
+    )

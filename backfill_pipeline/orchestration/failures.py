@@ -1,0 +1,28 @@
+"""Failures: the core's errors as Dagster's.
+
+Belongs here: which errors Dagster may retry, and that people see a sentence, not a traceback.
+Does not: retrying batches (`stages/post.py` does).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import dagster as dg
+
+from backfill_pipeline.errors import BackfillError, TransientError
+
+# For whole steps, after the batches' own retries are used up: the server was away for longer.
+TRANSIENT_RETRIES = dg.RetryPolicy(
+    max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS
+)
+
+
+@contextmanager
+def terminal() -> Iterator[None]:
+    """Shows the core's errors as one sentence; only transient ones are left for the retry policy."""
+    try:
+        yield
+    except BackfillError as error:
+        raise dg.Failure(description=str(error), allow_retries=isinstance(error, TransientError)) from None

@@ -1,0 +1,214 @@
+"""Launching: Dagster runs from the command line, in this process, on the instance that the UI shows.
+
+Belongs here: creating a run as the UI would (same jobs, same tags, same code location, so that it can be re-executed
+there), executing it here, and sweeping the runs of killed processes.
+Does not: what is printed (`cli/`), what is run (`assets/`).
+
+A run is executed in process: starting a code server and a run worker for it would cost ten seconds.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import dagster as dg
+import psutil
+from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.execution.api import execute_run_iterator
+from dagster._core.remote_origin import RemoteJobOrigin, RemoteRepositoryOrigin
+from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
+from dagster._core.workspace.load_target import ModuleTarget
+
+from backfill_pipeline.orchestration.assets.keys import CONSTRAINTS_KEY, asset_key
+from backfill_pipeline.stages.prepare import STAGES
+
+LOCATION = "ledger_backfill"  # as in workspace.yaml
+_REPOSITORY = "__repository__"
+# Hidden in the UI, as all of this prefix.
+_PID_TAG = ".dagster/backfill_pid"
+_STARTED_TAG = ".dagster/backfill_process_started"
+_RUNNING = (
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+)
+
+
+# Events go to the instance, where the UI shows them; the terminal belongs to the command.
+_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+@dataclass(slots=True)
+class LaunchedRun:
+    """A finished run.
+
+    Attributes:
+        errors: what failed, one sentence each.
+        checks: check name → whether it passed, for the checks that were evaluated.
+        metadata: asset key as path → metadata of its last unpartitioned materialization.
+    """
+
+    run_id: str
+    success: bool
+    errors: list[str] = field(default_factory=list)
+    checks: dict[str, bool] = field(default_factory=dict)
+    metadata: dict[str, dict[str, object]] = field(default_factory=dict)
+
+
+def launch_manifest(
+    defs: dg.Definitions, instance: dg.DagsterInstance, source_id: str, *, accept_changed: bool
+) -> LaunchedRun:
+    """Materializes a source's manifest, which registers it."""
+    return _execute(
+        defs,
+        instance,
+        job_name=f"register_{source_id}",
+        asset_keys=[asset_key(source_id, "manifest")],
+        run_config={"ops": {f"{source_id}__manifest": {"config": {"accept_changed": accept_changed}}}},
+    )
+
+
+def launch_range(
+    defs: dg.Definitions,
+    instance: dg.DagsterInstance,
+    source_id: str,
+    keys: Sequence[str],
+    *,
+    on_start: Callable[[str], None] | None = None,
+) -> LaunchedRun:
+    """Takes partitions (a contiguous range, in source order) through everything after the manifest, in one run.
+
+    Without partitions only constraints and reconciliation run. `on_start` gets the run's id before it begins.
+    """
+    stages = [asset_key(source_id, stage) for stage in STAGES] if keys else []
+    tags = {ASSET_PARTITION_RANGE_START_TAG: keys[0], ASSET_PARTITION_RANGE_END_TAG: keys[-1]} if keys else {}
+    return _execute(
+        defs,
+        instance,
+        job_name=f"backfill_{source_id}",
+        asset_keys=[*stages, CONSTRAINTS_KEY, asset_key(source_id, "reconciliation")],
+        tags=tags,
+        on_start=on_start,
+    )
+
+
+def _execute(
+    defs: dg.Definitions,
+    instance: dg.DagsterInstance,
+    *,
+    job_name: str,
+    asset_keys: Sequence[dg.AssetKey],
+    run_config: dict[str, object] | None = None,
+    tags: dict[str, str] | None = None,
+    on_start: Callable[[str], None] | None = None,
+) -> LaunchedRun:
+    job = defs.resolve_job_def(job_name)
+    selection = frozenset(asset_keys)
+    run = instance.create_run_for_job(
+        job_def=job.get_subset(asset_selection=selection),
+        run_config={**(run_config or {}), **_QUIET},
+        tags={
+            **(tags or {}),
+            ".dagster/repository": f"{_REPOSITORY}@{LOCATION}",
+            "backfill/launched_by": "backfill command",
+            _PID_TAG: str(os.getpid()),
+            _STARTED_TAG: str(psutil.Process().create_time()),
+        },
+        asset_selection=selection,
+        remote_job_origin=_origin(job_name),
+    )
+    if on_start is not None:
+        on_start(run.run_id)
+    outcome = LaunchedRun(run.run_id, success=False)
+    try:
+        for event in execute_run_iterator(InMemoryJob(job), run, instance):
+            _take(event, outcome)
+    except BaseException:
+        finish_abandoned(instance, run.run_id, "interrupted")
+        raise
+    finished = instance.get_run_by_id(run.run_id)
+    outcome.success = finished is not None and finished.status is dg.DagsterRunStatus.SUCCESS
+    return outcome
+
+
+def _origin(job_name: str) -> RemoteJobOrigin:
+    """Where the UI finds the job's code: what workspace.yaml says."""
+    (location,) = ModuleTarget(
+        module_name="backfill_pipeline.definitions",
+        attribute=None,
+        working_directory=None,
+        location_name=LOCATION,
+    ).create_origins()
+    return RemoteJobOrigin(RemoteRepositoryOrigin(location, _REPOSITORY), job_name)
+
+
+def _take(event: dg.DagsterEvent, outcome: LaunchedRun) -> None:
+    if event.is_step_failure:
+        data = event.step_failure_data
+        text = data.user_failure_data.description if data.user_failure_data else None
+        outcome.errors.append(
+            text or (data.error.message.strip() if data.error else f"{event.step_key} failed")
+        )
+    elif event.is_step_materialization:
+        materialization = event.step_materialization_data.materialization
+        if materialization.partition is None:
+            values: dict[str, object] = {key: value.value for key, value in materialization.metadata.items()}
+            outcome.metadata["/".join(materialization.asset_key.path)] = values
+    elif event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+        evaluation = event.asset_check_evaluation_data
+        outcome.checks[evaluation.check_name] = evaluation.passed
+
+
+def sweep_orphans(instance: dg.DagsterInstance, *, only_own: bool) -> list[str]:
+    """Marks runs as failed whose process is gone, and frees their slots; returns their ids.
+
+    Args:
+        instance: where the runs are.
+        only_own: look only at runs of the `backfill` command, told by process id and start time. Otherwise runs
+            that a code server launched count as orphans too: right when no such server is running, as before
+            `backfill up` starts one.
+    """
+    swept = []
+    for run in instance.get_runs(dg.RunsFilter(statuses=list(_RUNNING))):
+        pid, started = run.tags.get(_PID_TAG), run.tags.get(_STARTED_TAG)
+        orphan = not _is_alive(int(pid), started) if pid else not only_own
+        if orphan:
+            finish_abandoned(instance, run.run_id, "the process that executed it is gone")
+            swept.append(run.run_id)
+    return swept
+
+
+def finish_abandoned(instance: dg.DagsterInstance, run_id: str, reason: str) -> None:
+    """Marks a run as failed that nobody executes any more, and gives its slots back."""
+    run = instance.get_run_by_id(run_id)
+    if run is not None and not run.is_finished:
+        instance.report_run_failed(
+            run, f"Marked as failed: {reason}. What it committed stays; the next run carries on."
+        )
+    instance.event_log_storage.free_concurrency_slots_for_run(run_id)
+
+
+def _is_alive(pid: int, started: str | None) -> bool:
+    """Whether the very process is still there: process ids are used again, start times are not."""
+    try:
+        return str(psutil.Process(pid).create_time()) == started
+    except psutil.Error:
+        return False
+
+
+def contiguous_ranges(keys: Iterable[str], all_keys: Sequence[str]) -> list[list[str]]:
+    """Splits keys into runs of neighbours, in source order: each can be launched as one range."""
+    wanted = set(keys)
+    ranges: list[list[str]] = []
+    previous_taken = False
+    for key in all_keys:
+        if key in wanted:
+            if previous_taken:
+                ranges[-1].append(key)
+            else:
+                ranges.append([key])
+        previous_taken = key in wanted
+    return ranges

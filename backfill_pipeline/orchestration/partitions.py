@@ -1,0 +1,40 @@
+"""Partitions: each source's chunks as dynamic partitions, one definition per source.
+
+Belongs here: names, and keeping Dagster's keys equal to the registration's.
+Does not: deciding what the partitions are (`stages/manifest.py`).
+"""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from backfill_pipeline.ledger.registrations import Registration
+
+
+def partitions_name(source_id: str) -> str:
+    """Name of a source's partitions definition in the instance."""
+    return f"{source_id}_chunks"
+
+
+def source_partitions(source_id: str) -> dg.DynamicPartitionsDefinition:
+    """The partitions of a source; empty until its manifest is materialized."""
+    return dg.DynamicPartitionsDefinition(name=partitions_name(source_id))
+
+
+def sync_partitions(instance: dg.DagsterInstance, registration: Registration) -> None:
+    """Makes the instance's keys those of the current registration, in source order.
+
+    Keys of an earlier revision go: their materializations stay in the event log, their batches in the ledger.
+    """
+    name = partitions_name(registration.source_id)
+    wanted = [partition.key for partition in registration.partitions]
+    present = instance.get_dynamic_partitions(name)
+    if present == wanted:
+        return
+    for key in present:
+        if key not in wanted:
+            instance.delete_dynamic_partition(name, key)
+    if [key for key in present if key in wanted] != wanted[: len(present)]:
+        for key in instance.get_dynamic_partitions(name):
+            instance.delete_dynamic_partition(name, key)
+    instance.add_dynamic_partitions(name, wanted)

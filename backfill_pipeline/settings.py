@@ -1,0 +1,176 @@
+"""What the environment says: which ledger, and where this product keeps its own files.
+
+Belongs here: reading and checking environment variables, their defaults, and the places under `BACKFILL_HOME`.
+Does not: what a source file or a run says (`mapping/`), connecting to anything, creating anything but directories.
+"""
+
+import hashlib
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from backfill_pipeline.errors import SettingsError
+
+_URL_SCHEME = re.compile(r"^(postgres|postgresql)(\+[a-z0-9]+)?$")
+_PACKAGE_DIR = Path(__file__).resolve().parent
+
+
+def checkout_dir() -> Path | None:
+    """The repository that this package runs from, or None when it is installed without one."""
+    root = _PACKAGE_DIR.parent
+    return root if (root / "pyproject.toml").is_file() and (root / "data" / "sources").is_dir() else None
+
+
+def default_home() -> Path:
+    """A place of its own per checkout (or per Python environment, when there is no checkout).
+
+    As root it is below /var/lib and never below a home directory: the database server runs as an unprivileged user
+    then, who must be able to walk to its data, and nobody's home should be opened for that.
+    """
+    anchor = checkout_dir() or Path(sys.prefix)
+    readable = re.sub(r"[^A-Za-z0-9._-]", "_", anchor.name) or "root"
+    name = f"{readable}-{hashlib.sha256(os.fsencode(anchor)).hexdigest()[:8]}"
+    if os.geteuid() == 0:
+        return Path("/var/lib/ledger-backfill") / name
+    data_home = os.environ.get("XDG_DATA_HOME", "")
+    # The XDG specification: a relative XDG_DATA_HOME is invalid and has to be ignored.
+    base = Path(data_home) if data_home.startswith("/") else Path.home() / ".local" / "share"
+    return base / "ledger-backfill" / name
+
+
+def default_sources_dir() -> Path:
+    """`data/sources` of the checkout, or of the current directory when there is no checkout."""
+    return (checkout_dir() or Path.cwd()) / "data" / "sources"
+
+
+def _check_database_url(value: SecretStr) -> SecretStr:
+    # The messages describe and never quote: a mistyped URL often has its password in the wrong place.
+    try:
+        scheme = urlsplit(value.get_secret_value()).scheme
+    except ValueError:
+        raise ValueError("is not a URL; percent-encode special characters of user and password") from None
+    if not _URL_SCHEME.fullmatch(scheme):
+        raise ValueError("must look like postgresql://user:password@host:5432/database")
+    return value
+
+
+def _expand_path(value: object) -> object:
+    return os.path.abspath(os.path.expanduser(value)) if isinstance(value, str | Path) else value
+
+
+def _check_directory(value: Path) -> Path:
+    # os.path and not Path: an unreadable parent makes Path.exists() raise instead of answering.
+    if os.path.lexists(value) and not os.path.isdir(value):
+        raise ValueError(f"is {value}, which is not a directory: name one, or a place where one can be made")
+    return value
+
+
+_DatabaseUrl = Annotated[SecretStr, AfterValidator(_check_database_url)]
+_Directory = Annotated[Path, BeforeValidator(_expand_path), AfterValidator(_check_directory)]
+
+
+class Settings(BaseSettings):
+    """The product's environment variables, checked. Read them with `load_settings()`.
+
+    Attributes:
+        ledger_database_url: the ledger's PostgreSQL; None means the embedded one below `home`.
+        dagster_database_url: where Dagster keeps its records; None means a database beside the ledger's.
+        home: the one directory for everything that this product writes; deleting it is a clean start.
+        sources_dir: the directory of source definitions.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True, env_ignore_empty=True, extra="ignore", hide_input_in_errors=True
+    )
+
+    ledger_database_url: _DatabaseUrl | None = Field(default=None, validation_alias="LEDGER_DATABASE_URL")
+    dagster_database_url: _DatabaseUrl | None = Field(
+        default=None, validation_alias="BACKFILL_DAGSTER_DATABASE_URL"
+    )
+    home: _Directory = Field(default_factory=default_home, validation_alias="BACKFILL_HOME")
+    sources_dir: _Directory = Field(
+        default_factory=default_sources_dir, validation_alias="BACKFILL_SOURCES_DIR"
+    )
+
+    @property
+    def postgres_dir(self) -> Path:
+        """Data, log and socket of the embedded PostgreSQL."""
+        return self.home / "postgres"
+
+    @property
+    def dagster_dir(self) -> Path:
+        """Dagster's files: compute logs, artifacts, schedules. `dagster.yaml` names the same directory."""
+        return self.home / "dagster"
+
+    @property
+    def intermediates_dir(self) -> Path:
+        """Parquet files between the stages, by source, stage and partition."""
+        return self.home / "intermediates"
+
+    @property
+    def rejects_dir(self) -> Path:
+        """CSV files of rejected rows, by source."""
+        return self.home / "rejects"
+
+    @property
+    def registered_sources_dir(self) -> Path:
+        """Copies of source definitions that were run by path, so that the UI knows them too."""
+        return self.home / "sources"
+
+    def prepare_home(self) -> None:
+        """Creates `home` and its directories where missing.
+
+        What holds ledger data is for the owner's eyes only (0700). `home` itself can be walked through but not
+        listed (0711), because the server of a root user runs as another user. Existing directories stay as they are.
+
+        Raises:
+            SettingsError: a directory cannot be created.
+        """
+        try:
+            make_walkable_dir(self.home)
+            for directory in (
+                self.dagster_dir,
+                self.intermediates_dir,
+                self.rejects_dir,
+                self.registered_sources_dir,
+            ):
+                directory.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise SettingsError(
+                f"BACKFILL_HOME {self.home} cannot be prepared ({error.strerror} at {error.filename}): "
+                "set BACKFILL_HOME to a directory that you may write to."
+            ) from error
+
+
+def make_walkable_dir(path: Path) -> None:
+    """Creates `path` and its missing parents with mode 0711, whatever the umask; existing ones are not touched."""
+    if path.is_dir():
+        return
+    if path.parent != path:
+        make_walkable_dir(path.parent)
+    try:
+        path.mkdir(mode=0o711)
+    except FileExistsError:  # another process of ours was faster
+        return
+    path.chmod(0o711)  # mkdir's mode is subject to the umask, and root's may be 077
+
+
+def load_settings() -> Settings:
+    """Reads the environment.
+
+    Raises:
+        SettingsError: a variable has a value that cannot be used; the message names it and never holds a password.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        variable = str(first["loc"][0]) if first["loc"] else "the environment"
+        reason = first["msg"].removeprefix("Value error, ")
+        raise SettingsError(f"The environment variable {variable} {reason}.") from None

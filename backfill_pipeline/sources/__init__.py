@@ -1,0 +1,1 @@
+"""Sources: reading, one module per kind of source behind one protocol."""

@@ -1,0 +1,66 @@
+"""Run configuration: the strategy's §3.1 with the product's defaults.
+
+Belongs here: defaults and why they are so, and how Launchpad, source file and defaults combine.
+Does not: the ranges that are allowed (`mapping/definition.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from backfill_pipeline.mapping.definition import RunConfig
+
+# Measured on two cores with 1,000,000 entries between 10,000 accounts (docs/decisions/batch-size.md): batches of 10,000
+# reach about two thirds of the rate of 50,000; above 50,000 little is gained, while accounts stay locked for longer.
+DEFAULT_BATCH_SIZE = 50_000
+DEFAULT_CHECKPOINT_INTERVAL = 10
+DEFAULT_MAX_RETRIES = 3
+DEFAULT_RETRY_DELAY_MS = 1_000
+# On two cores the server process is the bottleneck: one process posts while the next partition is being prepared.
+DEFAULT_PARALLEL_WORKERS = 1
+# Big enough to keep the events of a run few, small enough for about 250 MiB of frames in flight.
+DEFAULT_PARTITION_ROWS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillConfig:
+    """The strategy's BackfillConfig (§3.1), complete.
+
+    Attributes:
+        batch_size: entries per transaction.
+        checkpoint_interval: batches between two checks of the balances and two progress messages. The checkpoint itself
+            is written with every batch, in its transaction.
+        max_retries: further tries of a batch after a transient error.
+        retry_delay_ms: wait before the first retry; it doubles each time, with jitter.
+        parallel_workers: partitions that are posted at the same time, each over its own connection.
+        skip_duplicates: True counts repeated entries as duplicates, False as rejects.
+        validate_balances: whether balances are checked every `checkpoint_interval` batches.
+    """
+
+    batch_size: int = DEFAULT_BATCH_SIZE
+    checkpoint_interval: int = DEFAULT_CHECKPOINT_INTERVAL
+    max_retries: int = DEFAULT_MAX_RETRIES
+    retry_delay_ms: int = DEFAULT_RETRY_DELAY_MS
+    parallel_workers: int = DEFAULT_PARALLEL_WORKERS
+    skip_duplicates: bool = True
+    validate_balances: bool = True
+
+
+def effective_config(source: RunConfig, run: RunConfig | None = None) -> BackfillConfig:
+    """Combines defaults, what the source file sets, and what a run sets; the latter wins."""
+
+    def pick(name: str, default: int) -> int:
+        for config in (run, source):
+            if config is not None and (value := getattr(config, name)) is not None:
+                return int(value)
+        return default
+
+    return BackfillConfig(
+        batch_size=pick("batch_size", DEFAULT_BATCH_SIZE),
+        checkpoint_interval=pick("checkpoint_interval", DEFAULT_CHECKPOINT_INTERVAL),
+        max_retries=pick("max_retries", DEFAULT_MAX_RETRIES),
+        retry_delay_ms=pick("retry_delay", DEFAULT_RETRY_DELAY_MS),
+        parallel_workers=pick("parallel_workers", DEFAULT_PARALLEL_WORKERS),
+        skip_duplicates=bool(pick("skip_duplicates", True)),
+        validate_balances=bool(pick("validate_balances", True)),
+    )

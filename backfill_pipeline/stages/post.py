@@ -1,0 +1,241 @@
+"""The posted stage: the valid entries of a partition into the ledger, batch by batch.
+
+Belongs here: cutting batches, resuming after the last recorded one, retrying transient errors, checks along the way.
+Does not: what happens inside a batch (`ledger/posting.py`).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import stamina
+
+from backfill_pipeline.errors import BackfillError, LedgerError, TransientLedgerError
+from backfill_pipeline.ledger import accounts, balances, posting, registrations
+from backfill_pipeline.ledger.connection import Connection
+from backfill_pipeline.ledger.posting import BatchOutcome, BatchPlan, PostingPolicy
+from backfill_pipeline.ledger.staging import RefusedRow
+from backfill_pipeline.mapping.accounts import read_accounts
+from backfill_pipeline.schemas.extracted import to_arrow, to_pandas
+from backfill_pipeline.schemas.rejects import FAILURES_SCHEMA, REJECTS_SCHEMA, build_rejects
+from backfill_pipeline.stages.config import BackfillConfig
+from backfill_pipeline.stages.prepare import PartitionFrames, StageReport, refuse_too_many_rejects
+from backfill_pipeline.stages.work import Log, SourceWork
+
+_RETRY_WAIT_MAX_S = 60.0
+T = TypeVar("T")
+
+
+class RunStoppedError(BackfillError):
+    """The run was asked to stop; what is committed stays, the rest is for the next run."""
+
+
+@dataclass(slots=True)
+class Poster:
+    """Posts partitions of one source over one connection, which is renewed after a transient error.
+
+    Attributes:
+        baseline: the trial balance when the run began; posting must not change it.
+    """
+
+    work: SourceWork
+    config: BackfillConfig
+    run_id: str
+    stop: threading.Event
+    log: Log
+    baseline: dict[str, Decimal]
+    _connection: Connection | None = None
+    _batches: int = 0
+
+    def post(self, frames: PartitionFrames) -> StageReport:
+        """Posts what is not posted yet of a partition, then marks it posted when everything adds up.
+
+        Raises:
+            TransientLedgerError: still failing after all retries.
+            TooManyRejectsError: too many rows name accounts that do not exist; nothing was posted.
+            LedgerError: the ledger refuses a batch, or the counts do not add up.
+            RunStoppedError: between two batches.
+        """
+        started = time.monotonic()
+        partition = self.work.registration.partition(frames.key)
+        validated = frames.validated()
+        last_row = self._last_posted_row(partition.id)
+        remaining = (
+            validated
+            if last_row is None
+            else validated.filter(pc.greater(validated.column("source_row"), last_row))
+        )
+        if remaining.num_rows and last_row is None:
+            self._meet_unknown_accounts(frames, remaining)
+        outcomes: list[BatchOutcome] = []
+        for start in range(0, remaining.num_rows, self.config.batch_size):
+            if self.stop.is_set():
+                raise RunStoppedError(
+                    f"stopped before row {remaining.column('source_row')[start].as_py()} of partition {frames.key}"
+                )
+            trouble = (
+                bool(outcomes) and outcomes[-1].path == "staging" and outcomes[-1].posted < outcomes[-1].read
+            )
+            batch = remaining.slice(start, self.config.batch_size)
+            outcomes.append(self._post_batch(frames, partition.id, batch, expect_trouble=trouble))
+            self._check_along_the_way(frames.key)
+        self._retrying(
+            lambda connection: registrations.complete_partition(
+                connection, self.work.registration, partition.id
+            )
+        )
+        return _report(validated.num_rows, remaining.num_rows, outcomes, time.monotonic() - started)
+
+    def close(self) -> None:
+        """Closes the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _post_batch(
+        self, frames: PartitionFrames, partition_id: int, batch: pa.Table, *, expect_trouble: bool
+    ) -> BatchOutcome:
+        rows = batch.column("source_row")
+        plan = BatchPlan(
+            source_id=self.work.definition.id,
+            source_type=self.work.registration.source_type,
+            partition_id=partition_id,
+            partition_key=frames.key,
+            first_row=rows[0].as_py(),
+            last_row=rows[-1].as_py(),
+            run_id=self.run_id,
+        )
+        policy = PostingPolicy(
+            skip_duplicates=self.config.skip_duplicates,
+            create_unknown_accounts=self.work.definition.unknown_accounts == "create",
+        )
+
+        def describe(refused: list[RefusedRow]) -> pa.Table:
+            return _describe_rejects(self.work, frames, refused)
+
+        return self._retrying(
+            lambda connection: posting.post_batch(
+                connection, plan, batch, policy, describe, expect_trouble=expect_trouble
+            )
+        )
+
+    def _retrying(self, action: Callable[[Connection], T]) -> T:
+        delay_s = self.config.retry_delay_ms / 1000
+        for attempt in stamina.retry_context(
+            on=TransientLedgerError,
+            attempts=self.config.max_retries + 1,
+            timeout=None,
+            wait_initial=delay_s,
+            wait_max=_RETRY_WAIT_MAX_S,
+            wait_jitter=delay_s,
+        ):
+            with attempt:
+                try:
+                    if self._connection is None:
+                        self._connection = self.work.connect()
+                    return action(self._connection)
+                except TransientLedgerError as error:
+                    # The connection may be lost or in an unknown state: the next try starts with a new one.
+                    self.log(f"{error} (try {attempt.num} of {self.config.max_retries + 1})")
+                    self.close()
+                    raise
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _last_posted_row(self, partition_id: int) -> int | None:
+        return self._retrying(lambda connection: posting.last_posted_row(connection, partition_id))
+
+    def _meet_unknown_accounts(self, frames: PartitionFrames, entries: pa.Table) -> None:
+        """Before the first batch: a wrong account map shows as thousands of unknown accounts, and posts nothing."""
+        if self.work.definition.unknown_accounts == "create":
+            return
+        debits, credits = entries.column("debit_account_id"), entries.column("credit_account_id")
+        named = pc.unique(pa.chunked_array([*debits.chunks, *credits.chunks], type=pa.string())).to_pylist()
+        unknown = self._retrying(lambda connection: accounts.unknown_accounts(connection, named))
+        if not unknown:
+            return
+        ids = pa.array(unknown, pa.string())
+        count = pc.sum(pc.or_(pc.is_in(debits, ids), pc.is_in(credits, ids))).as_py()
+        self.log(
+            f"partition {frames.key}: {count:,} rows name {len(unknown):,} unknown accounts, the first is {unknown[0]}"
+        )
+        early = self.work.registration.partition(frames.key).plan.row_count - entries.num_rows
+        refuse_too_many_rejects(
+            self.work,
+            frames.key,
+            early + count,
+            note=f"{count:,} of them name an unknown account such as {unknown[0]}",
+        )
+
+    def _check_along_the_way(self, key: str) -> None:
+        self._batches += 1
+        if self._batches % self.config.checkpoint_interval:
+            return
+        if self.config.validate_balances:
+            now = self._retrying(balances.trial_balance)
+            moved = {
+                c: d
+                for c in {*now, *self.baseline}
+                if (d := now.get(c, Decimal(0)) - self.baseline.get(c, Decimal(0)))
+            }
+            if moved:
+                currency, difference = next(iter(sorted(moved.items())))
+                raise LedgerError(
+                    f"balances left their entries while partition {key} was posted: {currency} is off by {difference};"
+                    " stop whatever changes balances directly, and run the reconciliation"
+                )
+        self.log(f"partition {key}: {self._batches} batches so far, balances agree")
+
+
+def prepare_ledger(work: SourceWork, run_id: str) -> int:
+    """Opens the source's accounts and posts its opening balances; returns how many opening entries were posted now."""
+    book = read_accounts(work.definition)
+    if book is None:
+        return 0
+    with work.connect() as connection:
+        accounts.open_accounts(
+            connection,
+            pa.concat_tables([book.equity_accounts, book.accounts.select(book.equity_accounts.column_names)]),
+        )
+        return posting.post_opening_entries(connection, work.definition.id, book.opening_entries, run_id)
+
+
+def _describe_rejects(work: SourceWork, frames: PartitionFrames, refused: list[RefusedRow]) -> pa.Table:
+    failures = pa.table(
+        {
+            "source_row": [row.source_row for row in refused],
+            "stage": ["post"] * len(refused),
+            "code": [row.code for row in refused],
+            "field": [row.field for row in refused],
+            "reason": [row.reason for row in refused],
+        },
+        schema=FAILURES_SCHEMA,
+    )
+    positions = frames.positions(failures.column("source_row").combine_chunks())
+    return to_arrow(build_rejects(to_pandas(failures), positions, work.reader), REJECTS_SCHEMA)
+
+
+def _report(rows_in: int, remaining: int, outcomes: list[BatchOutcome], seconds: float) -> StageReport:
+    posted = sum(outcome.posted for outcome in outcomes)
+    return StageReport(
+        stage="posted",
+        rows_in=rows_in,
+        rows_out=posted,
+        seconds=seconds,
+        details={
+            "posted": posted,
+            "posted_before": rows_in - remaining,
+            "duplicates": sum(outcome.duplicates for outcome in outcomes),
+            "conflicts": sum(outcome.conflicts for outcome in outcomes),
+            "rejected": sum(outcome.rejected for outcome in outcomes),
+            "batches": len(outcomes),
+            "entries_per_second": round(posted / seconds) if seconds > 0 else 0,
+            "slowest_batch_s": round(max((outcome.seconds for outcome in outcomes), default=0.0), 3),
+        },
+    )

@@ -1,0 +1,210 @@
+"""The three stages before posting: extracted, transformed, validated.
+
+Belongs here: what each does to one partition, and getting the frame of a stage that is not materialized now.
+Does not: posting, the order of partitions.
+"""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from backfill_pipeline.errors import TooManyRejectsError
+from backfill_pipeline.ledger import registrations, rejects, source_data
+from backfill_pipeline.ledger.connection import ledger_errors
+from backfill_pipeline.mapping.definition import GeneratedReferenceRule
+from backfill_pipeline.mapping.references import read_occurrences
+from backfill_pipeline.schemas.extracted import (
+    BYTE_LENGTH,
+    BYTE_OFFSET,
+    SOURCE_LINE,
+    SOURCE_ROW,
+    to_arrow,
+    to_pandas,
+)
+from backfill_pipeline.schemas.ledger_entry import ENTRY_SCHEMA, VALIDATED_SCHEMA, validate
+from backfill_pipeline.schemas.rejects import REJECTS_SCHEMA, build_rejects
+from backfill_pipeline.stages.manifest import survey_occurrences
+from backfill_pipeline.stages.work import SourceWork
+
+StageName = Literal["extracted", "transformed", "validated", "posted"]
+STAGES: tuple[StageName, ...] = ("extracted", "transformed", "validated", "posted")
+_POSITION_COLUMNS = (SOURCE_ROW, SOURCE_LINE, BYTE_OFFSET, BYTE_LENGTH)
+
+
+@dataclass(frozen=True, slots=True)
+class StageReport:
+    """What a stage did to a partition: rows in and out, and what else an operator asks for."""
+
+    stage: StageName
+    rows_in: int
+    rows_out: int
+    seconds: float
+    details: dict[str, int | float | str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class PartitionFrames:
+    """The frames of one partition as far as they are known; each is made once, from the one before.
+
+    A stage that was selected is made anew. One that was not is read from its file or, when that is gone, made again
+    from the source: the result is the same, because source and mapping are.
+    """
+
+    work: SourceWork
+    key: str
+    selected: Collection[StageName]
+    reports: list[StageReport] = field(default_factory=list)
+    _extracted: pa.Table | None = None
+    _transformed: pa.Table | None = None
+    _validated: pa.Table | None = None
+
+    def extracted(self) -> pa.Table:
+        """EXTRACTED: the partition's records as the source wrote them."""
+        if self._extracted is None:
+            stored = (
+                None if "extracted" in self.selected else self.work.intermediates.read("extracted", self.key)
+            )
+            self._extracted = self._extract() if stored is None else stored
+        return self._extracted
+
+    def transformed(self) -> pa.Table:
+        """ENTRY: every record mapped, or marked with why it cannot be."""
+        if self._transformed is None:
+            stored = (
+                None
+                if "transformed" in self.selected
+                else self.work.intermediates.read("transformed", self.key)
+            )
+            self._transformed = self._transform() if stored is None else stored
+        return self._transformed
+
+    def validated(self) -> pa.Table:
+        """VALIDATED: the good entries. The others are in the rejects table by then.
+
+        Raises:
+            TooManyRejectsError: more rejects than the source's `max_error_rate` allows.
+        """
+        if self._validated is None:
+            recorded = self.work.registration.partition(self.key).valid_rows is not None
+            anew = "validated" in self.selected or not recorded
+            stored = None if anew else self.work.intermediates.read("validated", self.key)
+            self._validated = self._validate() if stored is None else stored
+        return self._validated
+
+    def positions(self, source_rows: pa.Array) -> pa.Table:
+        """Where the given rows lie in the source (EXTRACTED's position columns), in the order asked for."""
+        table = self._extracted
+        if table is None:
+            table = self.work.intermediates.read("extracted", self.key, _POSITION_COLUMNS)
+        if table is None:
+            table = self.extracted()
+        return table.select(_POSITION_COLUMNS).take(pc.index_in(source_rows, table.column(SOURCE_ROW)))
+
+    def release(self) -> None:
+        """Forgets the frames that posting does not need."""
+        self._extracted = self._transformed = None
+
+    def _extract(self) -> pa.Table:
+        started = time.monotonic()
+        table = self.work.reader.read_chunk(self.work.chunk(self.key), self.work.registration.header)
+        self.work.intermediates.write("extracted", self.key, table)
+        self._report("extracted", table.num_rows, table.num_rows, started)
+        return table
+
+    def _transform(self) -> pa.Table:
+        extracted = self.extracted()
+        started = time.monotonic()
+        frame = self.work.mapping.transform(to_pandas(extracted), self._occurrences())
+        table = to_arrow(frame, ENTRY_SCHEMA)
+        self.work.intermediates.write("transformed", self.key, table)
+        failed = pc.sum(pc.is_valid(table.column("error_code"))).as_py() or 0
+        self._report("transformed", extracted.num_rows, table.num_rows, started, conversion_failures=failed)
+        return table
+
+    def _occurrences(self) -> pa.Table | None:
+        work = self.work
+        if not isinstance(work.definition.fields.reference_id, GeneratedReferenceRule):
+            return None
+        if not work.intermediates.occurrences.exists():
+            survey_occurrences(work.definition, work.places, work.registration.mapping_sha256)
+        chunk = work.chunk(self.key)
+        return read_occurrences(work.intermediates.occurrences, chunk.first_row, chunk.row_count)
+
+    def _validate(self) -> pa.Table:
+        transformed = self.transformed()
+        started = time.monotonic()
+        outcome = validate(to_pandas(transformed))
+        valid = to_arrow(outcome.valid, VALIDATED_SCHEMA)
+        rejected = to_arrow(
+            build_rejects(outcome.failures, self._rejected_rows(outcome.failures), self.work.reader),
+            REJECTS_SCHEMA,
+        )
+        if valid.num_rows + rejected.num_rows != transformed.num_rows:
+            raise AssertionError(f"validation lost rows of partition {self.key}")
+        self._record(valid, rejected)
+        self._write_reject_file(rejected)
+        if rejected.num_rows:
+            first = rejected.slice(0, 1).to_pylist()[0]
+            note = f"the first is in line {first['source_line']}: {first['code']}, {first['reason']}"
+            refuse_too_many_rejects(self.work, self.key, rejected.num_rows, note=note)
+        # Last, so that the file of a partition with too many rejects does not exist and cannot be posted by itself.
+        self.work.intermediates.write("validated", self.key, valid)
+        self._report("validated", transformed.num_rows, valid.num_rows, started, rejected=rejected.num_rows)
+        return valid
+
+    def _rejected_rows(self, failures: object) -> pa.Table:
+        rows = pa.array(failures["source_row"], type=pa.int64())  # type: ignore[index]
+        return self.positions(rows)
+
+    def _record(self, valid: pa.Table, rejected: pa.Table) -> None:
+        partition = self.work.registration.partition(self.key)
+        with self.work.connect() as connection, ledger_errors("record rejects in"), connection.transaction():
+            rejects.replace_early(connection, partition.id, rejected)
+            source_data.replace(connection, self.work.definition.id, partition.id, valid)
+            registrations.record_validated(
+                connection, partition.id, rejected=rejected.num_rows, filtered=0, valid_rows=valid.num_rows
+            )
+
+    def _write_reject_file(self, rejected: pa.Table) -> None:
+        path = self.work.places.rejects_dir / self.work.definition.id / f"{self.key}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_reject_csv(path, rejected)
+
+    def _report(self, stage: StageName, rows_in: int, rows_out: int, started: float, **details: int) -> None:
+        if stage in self.selected:
+            self.reports.append(
+                StageReport(stage, rows_in, rows_out, time.monotonic() - started, dict(details))
+            )
+
+
+def refuse_too_many_rejects(work: SourceWork, key: str, count: int, *, note: str) -> None:
+    """Raises TooManyRejectsError when a partition has more rejects than the source allows; `note` says which."""
+    row_count = work.registration.partition(key).plan.row_count
+    allowed = work.definition.max_error_rate
+    if count > allowed * row_count:
+        raise TooManyRejectsError(
+            f"partition {key} of {work.definition.id} has {count:,} rejects in {row_count:,} rows, more than"
+            f" max_error_rate {allowed:g} allows ({note}); nothing of it was posted:"
+            " correct the source or its mapping, or raise max_error_rate"
+        )
+
+
+def write_reject_csv(path: object, rejected: pa.Table) -> None:
+    """Writes reject rows as CSV for people; a cell that a spreadsheet would run as a formula gets an apostrophe."""
+    with open(str(path), "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(rejected.column_names)
+        for record in rejected.to_pylist():
+            writer.writerow([spreadsheet_safe(value) for value in record.values()])
+
+
+def spreadsheet_safe(value: object) -> object:
+    """Text that starts like a formula, with an apostrophe before it; anything else as it is."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value

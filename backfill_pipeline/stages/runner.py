@@ -1,0 +1,160 @@
+"""The runner: takes partitions, one after the other, through the selected stages.
+
+Belongs here: the order of work, the overlap of preparing and posting, and what a failure of one partition means.
+Does not: what a stage does; any orchestrator (it consumes the reports and logs them as its own events).
+
+While PostgreSQL posts partition k, partition k+1 is read, mapped and validated: on two cores the server is the
+bottleneck, and it never waits. At most `parallel_workers` + 1 partitions are in memory.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from backfill_pipeline.errors import BackfillError, TransientError
+from backfill_pipeline.ledger import balances, checkpoints, registrations
+from backfill_pipeline.ledger.connection import source_lock
+from backfill_pipeline.stages.config import BackfillConfig
+from backfill_pipeline.stages.post import Poster, RunStoppedError, prepare_ledger
+from backfill_pipeline.stages.prepare import PartitionFrames, StageName, StageReport
+from backfill_pipeline.stages.work import Log, SourceWork
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionReport:
+    """What a run did to one partition. Stages that ran have a report, also when a later one failed."""
+
+    key: str
+    stages: tuple[StageReport, ...]
+    error: Exception | None = None
+    already_posted: bool = False
+
+
+@dataclass(slots=True)
+class PartitionRunner:
+    """Runs partitions of one source.
+
+    Attributes:
+        selected: the stages to materialize; the others are read from their files.
+        run_id: kept with every batch.
+        log: takes progress messages; called from several threads.
+    """
+
+    work: SourceWork
+    config: BackfillConfig
+    selected: Collection[StageName]
+    run_id: str
+    log: Log
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def run(self, keys: Sequence[str]) -> Iterator[PartitionReport]:
+        """Yields a report per partition, in the order of `keys`, as soon as it is done.
+
+        A partition that fails does not stop the others, unless the ledger cannot be reached: then the rest is reported
+        as not tried. Closing the iterator, or interrupting it, stops after the batches that are under way.
+
+        Raises:
+            SourceBusyError: another run writes this source.
+            BackfillError: accounts or opening balances cannot be posted.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(source_lock(self.work.places.ledger_url, self.work.definition.id))
+            posters = self._posters(stack) if "posted" in self.selected else []
+            preparing = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="prepare"))
+            posting = stack.enter_context(ThreadPoolExecutor(max(len(posters), 1), thread_name_prefix="post"))
+            idle: deque[Poster] = deque(posters)
+            stack.callback(self.stop.set)
+            pending: deque[Future[PartitionReport]] = deque()
+            waiting = deque(keys)
+            while waiting or pending:
+                while waiting and len(pending) <= max(len(posters), 1):
+                    key = waiting.popleft()
+                    pending.append(
+                        posting.submit(self._finish, key, preparing.submit(self._prepare, key), idle)
+                    )
+                report = pending.popleft().result()
+                self._note(report)
+                yield report
+
+    def _posters(self, stack: ExitStack) -> list[Poster]:
+        opened = prepare_ledger(self.work, self.run_id)
+        if opened:
+            self.log(f"{opened:,} opening entries posted")
+        with self.work.connect() as connection:
+            baseline = balances.trial_balance(connection)
+        posters = [
+            Poster(self.work, self.config, self.run_id, self.stop, self.log, baseline)
+            for _ in range(self.config.parallel_workers)
+        ]
+        for poster in posters:
+            stack.callback(poster.close)
+        return posters
+
+    def _prepare(self, key: str) -> PartitionFrames:
+        """In the preparing thread: everything up to validated."""
+        if self.stop.is_set():
+            raise RunStoppedError(f"partition {key} was not tried: the run had been stopped")
+        frames = PartitionFrames(self.work, key, self.selected)
+        if self._is_done(key):
+            return frames
+        if "posted" in self.selected or "validated" in self.selected:
+            frames.validated()
+        elif "transformed" in self.selected:
+            frames.transformed()
+        else:
+            frames.extracted()
+        frames.release()
+        return frames
+
+    def _is_done(self, key: str) -> bool:
+        """Whether nothing is left to do: every stage is asked for and the partition was posted in full before."""
+        return len(self.selected) == 4 and self.work.registration.partition(key).posted
+
+    def _finish(self, key: str, prepared: Future[PartitionFrames], idle: deque[Poster]) -> PartitionReport:
+        """In a posting thread: waits for the frames and posts them. Failures become part of the report."""
+        try:
+            frames = prepared.result()
+        except Exception as error:  # the partition failed, whatever it was; the others go on
+            return self._failure(key, (), error)
+        if self._is_done(key):
+            return PartitionReport(key, (), already_posted=True)
+        try:
+            if "posted" in self.selected:
+                poster = idle.popleft()
+                try:
+                    frames.reports.append(poster.post(frames))
+                finally:
+                    idle.append(poster)
+            return PartitionReport(key, tuple(frames.reports))
+        except Exception as error:  # as above
+            return self._failure(key, tuple(frames.reports), error)
+
+    def _failure(self, key: str, stages: tuple[StageReport, ...], error: Exception) -> PartitionReport:
+        if isinstance(error, TransientError):
+            # It was retried already: the ledger is away, and every other partition would wait for it in vain.
+            self.stop.set()
+        return PartitionReport(key, stages, error=error)
+
+    def _note(self, report: PartitionReport) -> None:
+        """Keeps why a partition failed where `status` shows it. When the ledger is away there is nowhere to keep it."""
+        if report.error is None or isinstance(report.error, (TransientError, RunStoppedError)):
+            return
+        partition = self.work.registration.partition(report.key)
+        with self.work.connect() as connection:
+            registrations.record_failure(connection, partition.id, describe(report.error))
+            checkpoints.finish(
+                connection,
+                self.work.definition.id,
+                self.work.registration.source_type,
+                error=f"partition {report.key}: {describe(report.error)}",
+            )
+
+
+def describe(error: Exception) -> str:
+    """A failure in one sentence; an unexpected one with its type, since its text alone may say nothing."""
+    return str(error) if isinstance(error, BackfillError) else f"unexpected {type(error).__name__}: {error}"

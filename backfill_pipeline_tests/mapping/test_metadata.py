@@ -1,0 +1,32 @@
+import json
+
+import pyarrow as pa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backfill_pipeline.mapping.metadata import json_objects
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.text(
+    '"\\\n\r\t\b\f\x01\x1f\x7fé\u2028a', max_size=8
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.lists(TEXT, min_size=1, max_size=4, unique=True).flatmap(
+        lambda keys: st.tuples(
+            st.just(keys), st.lists(st.tuples(*(TEXT | st.none() for _ in keys)), min_size=1, max_size=10)
+        )
+    )
+)
+def test_any_text_comes_back_from_json(case: tuple[list[str], list[tuple[str | None, ...]]]) -> None:
+    keys, rows = case
+    columns = {key: pa.array([row[place] for row in rows], pa.string()) for place, key in enumerate(keys)}
+    objects = json_objects(columns, len(rows)).to_pylist()
+    for row, text in zip(rows, objects, strict=True):
+        filled = {key: value for key, value in zip(keys, row, strict=True) if value}
+        assert (None if text is None else json.loads(text)) == (filled or None)
+
+
+def test_without_columns_there_is_no_object() -> None:
+    assert json_objects({}, 2).to_pylist() == [None, None]
