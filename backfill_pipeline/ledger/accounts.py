@@ -34,7 +34,7 @@ def open_accounts(connection: Connection, accounts: pa.Table) -> int:
     """
     with ledger_errors("open accounts in"), connection.transaction():
         connection.execute(
-            "CREATE TEMP TABLE backfill_accounts (id text COLLATE \"C\", currency_code text, asset_type text, normal_side text)"
+            'CREATE TEMP TABLE backfill_accounts (id text COLLATE "C", currency_code text, asset_type text, normal_side text)'
             " ON COMMIT DROP"
         )
         columns = [accounts.column(name).to_pylist() for name in ACCOUNTS_SCHEMA.names]
@@ -66,7 +66,7 @@ def unknown_accounts(connection: Connection, account_ids: list[str]) -> list[str
     with ledger_errors("look up accounts in"):
         rows = connection.execute(
             "SELECT id FROM unnest(%s::text[]) AS wanted (id) WHERE NOT EXISTS"
-            " (SELECT 1 FROM bank_accounts a WHERE a.id = wanted.id) ORDER BY id COLLATE \"C\"",
+            ' (SELECT 1 FROM bank_accounts a WHERE a.id = wanted.id) ORDER BY id COLLATE "C"',
             [account_ids],
         ).fetchall()
     return [account_id for (account_id,) in rows]

@@ -40,7 +40,9 @@ class Audit:
 def audit(connection: Connection) -> Audit:
     """Runs §1.1 and §1.2."""
     with ledger_errors("audit"):
-        entries = connection.execute("SELECT count(*), min(timestamp_utc), max(timestamp_utc) FROM ledger_entries").fetchone()
+        entries = connection.execute(
+            "SELECT count(*), min(timestamp_utc), max(timestamp_utc) FROM ledger_entries"
+        ).fetchone()
         accounts = connection.execute("SELECT count(*) FROM bank_accounts").fetchone()
         duplicates = connection.execute(
             "SELECT count(*) FROM (SELECT 1 FROM ledger_entries GROUP BY ledger_id, reference_id HAVING count(*) > 1) AS d"

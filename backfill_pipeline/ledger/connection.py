@@ -90,7 +90,9 @@ def is_transient(error: psycopg.Error) -> bool:
     # code either when it happens while connecting, so it is told by its text.
     if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
         text = str(error)
-        return not any(mark in text for mark in ("authentication failed", "does not exist", "no password supplied"))
+        return not any(
+            mark in text for mark in ("authentication failed", "does not exist", "no password supplied")
+        )
     return False
 
 

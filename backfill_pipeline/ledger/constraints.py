@@ -104,7 +104,9 @@ def apply(connection: Connection) -> ConstraintReport:
                 _record(connection, "applied", ConstraintReport("applied"))
         report = verify(connection)
     if report.state != "applied":
-        raise LedgerError(f"constraints were applied but {', '.join(report.missing)} is not enforced: inspect the table")
+        raise LedgerError(
+            f"constraints were applied but {', '.join(report.missing)} is not enforced: inspect the table"
+        )
     return ConstraintReport("applied", newly_applied=bool(missing))
 
 
@@ -117,7 +119,9 @@ def suspend(connection: Connection) -> bool:
         for name in sorted(present):
             table = "bank_accounts" if name in BALANCE_CHECKS else "ledger_entries"
             connection.execute(
-                sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(sql.Identifier(table), sql.Identifier(name))
+                sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(
+                    sql.Identifier(table), sql.Identifier(name)
+                )
             )
         _record(connection, "suspended", ConstraintReport("suspended"))
     return True
@@ -168,7 +172,8 @@ def _probe(connection: Connection, name: str) -> bool:
     refused_by: str | None = None
     with connection.transaction(force_rollback=True):
         connection.execute(
-            "INSERT INTO bank_accounts (id, currency_code) VALUES (%s, 'XXX') ON CONFLICT DO NOTHING", [_PROBE_ACCOUNT]
+            "INSERT INTO bank_accounts (id, currency_code) VALUES (%s, 'XXX') ON CONFLICT DO NOTHING",
+            [_PROBE_ACCOUNT],
         )
         try:
             with connection.transaction():
@@ -183,14 +188,16 @@ def _probe(connection: Connection, name: str) -> bool:
 
 def _statements(missing: set[str]) -> list[sql.Composed]:
     statements = [
-        sql.SQL("ALTER TABLE bank_accounts ADD CONSTRAINT {} CHECK (" + check + ")").format(sql.Identifier(name))  # noqa: S608
+        sql.SQL("ALTER TABLE bank_accounts ADD CONSTRAINT {} CHECK (" + check + ")").format(
+            sql.Identifier(name)
+        )  # noqa: S608
         for name, check in BALANCE_CHECKS.items()
         if name in missing
     ]
     statements += [
-        sql.SQL("ALTER TABLE ledger_entries ADD CONSTRAINT {} FOREIGN KEY ({}) REFERENCES bank_accounts (id)").format(
-            sql.Identifier(name), sql.Identifier(column)
-        )
+        sql.SQL(
+            "ALTER TABLE ledger_entries ADD CONSTRAINT {} FOREIGN KEY ({}) REFERENCES bank_accounts (id)"
+        ).format(sql.Identifier(name), sql.Identifier(column))
         for name, column in FOREIGN_KEYS.items()
         if name in missing
     ]

@@ -36,7 +36,9 @@ def bundled_migrations() -> tuple[Migration, ...]:
         if match := _NAME.match(entry.name):
             content = entry.read_bytes()
             found.append(
-                Migration(int(match[1]), match[2], hashlib.sha256(content).hexdigest(), content.decode("utf-8"))
+                Migration(
+                    int(match[1]), match[2], hashlib.sha256(content).hexdigest(), content.decode("utf-8")
+                )
             )
     return tuple(sorted(found, key=lambda migration: migration.version))
 

@@ -153,7 +153,9 @@ def find_batch(connection: Connection, plan: BatchPlan) -> BatchOutcome | None:
     if row is None:
         return None
     read, posted, duplicates, conflicts, rejected, path, seconds = row
-    return BatchOutcome(read, posted, duplicates, conflicts, rejected, path, float(seconds), already_recorded=True)
+    return BatchOutcome(
+        read, posted, duplicates, conflicts, rejected, path, float(seconds), already_recorded=True
+    )
 
 
 def post_opening_entries(connection: Connection, source_id: str, entries: pa.Table, run_id: str) -> int:
@@ -211,7 +213,9 @@ def _next_batch_id(connection: Connection) -> int:
     return int(row[0])
 
 
-def _count(read: int, refused: list[RefusedRow], policy: PostingPolicy, path: str, seconds: float) -> BatchOutcome:
+def _count(
+    read: int, refused: list[RefusedRow], policy: PostingPolicy, path: str, seconds: float
+) -> BatchOutcome:
     duplicates = sum(row.verdict == "duplicate" for row in refused)
     conflicts = sum(row.verdict == "conflict" for row in refused)
     rejected = len(refused) - duplicates - conflicts
@@ -222,7 +226,9 @@ def _count(read: int, refused: list[RefusedRow], policy: PostingPolicy, path: st
 
 def _as_reject(row: RefusedRow) -> RefusedRow:
     if row.verdict == "duplicate":
-        return replace(row, code="duplicate_reference", field="reference_id", reason="the ledger has this entry already")
+        return replace(
+            row, code="duplicate_reference", field="reference_id", reason="the ledger has this entry already"
+        )
     return row
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+import psycopg
 import pyarrow as pa
 import pyarrow.csv as pacsv
 from psycopg.types.json import Jsonb
@@ -83,7 +84,7 @@ def entries_by_reference(connection: Connection, wanted: pa.Table) -> pa.Table:
     """
     with ledger_errors("read entries from"), connection.transaction():
         connection.execute(
-            "CREATE TEMP TABLE backfill_wanted (source_row bigint, ledger_id text COLLATE \"C\", reference_id text COLLATE \"C\")"
+            'CREATE TEMP TABLE backfill_wanted (source_row bigint, ledger_id text COLLATE "C", reference_id text COLLATE "C")'
             " ON COMMIT DROP"
         )
         columns = [wanted.column(name).to_pylist() for name in ("source_row", "ledger_id", "reference_id")]
@@ -101,9 +102,14 @@ def entries_by_reference(connection: Connection, wanted: pa.Table) -> pa.Table:
 
 def _copy_out(connection: Connection, query: str, parameters: Mapping[str, object]) -> pa.Table:
     sink = pa.BufferOutputStream()
-    with connection.cursor().copy(f"COPY ({query}) TO STDOUT (FORMAT csv)", parameters) as copy:
-        for block in copy:
+    with connection.cursor().copy(f"COPY ({query}) TO STDOUT (FORMAT csv)", parameters):
+        # The server sends a message per row. Taking them from libpq itself costs a third of what psycopg's own loop
+        # does, which waits for the socket before each.
+        size, block = connection.pgconn.get_copy_data(0)
+        while size > 0:
             sink.write(block)
+            size, block = connection.pgconn.get_copy_data(0)
+        _check_copied(connection)
     buffer = sink.getvalue()
     if not buffer.size:
         return LEDGER_SCHEMA.empty_table()
@@ -119,6 +125,16 @@ def _copy_out(connection: Connection, query: str, parameters: Mapping[str, objec
             check_utf8=False,
         ),
     )
+
+
+def _check_copied(connection: Connection) -> None:
+    """Takes the end of a COPY from the server, and raises its error if it ended with one."""
+    error: psycopg.Error | None = None
+    while (result := connection.pgconn.get_result()) is not None:
+        if result.status != psycopg.pq.ExecStatus.COMMAND_OK:
+            error = psycopg.errors.error_from_result(result)
+    if error is not None:
+        raise error
 
 
 def record(

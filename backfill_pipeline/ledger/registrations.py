@@ -91,7 +91,9 @@ def partition_key(revision: int, number: int, count: int) -> str:
     return f"{number:0{digits}d}" if revision == 1 else f"r{revision}-{number:0{digits}d}"
 
 
-def register(connection: Connection, plan: RegistrationPlan, *, accept_changed: bool = False) -> tuple[Registration, bool]:
+def register(
+    connection: Connection, plan: RegistrationPlan, *, accept_changed: bool = False
+) -> tuple[Registration, bool]:
     """Registers a source; returns the registration and whether it is a new one.
 
     The same fingerprint and mapping again is the same registration. A changed one becomes a new revision when everything
@@ -102,7 +104,8 @@ def register(connection: Connection, plan: RegistrationPlan, *, accept_changed: 
     """
     with ledger_errors("register a source in"), connection.transaction():
         connection.execute(
-            "SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [ADVISORY_LOCK_SPACE, f"register {plan.source_id}"]
+            "SELECT pg_advisory_xact_lock(%s, hashtext(%s))",
+            [ADVISORY_LOCK_SPACE, f"register {plan.source_id}"],
         )
         current = load(connection, plan.source_id)
         if current is not None:
@@ -120,8 +123,14 @@ def describe_changes(current: Registration, plan: RegistrationPlan) -> list[str]
     """What differs between a registration and the source as it is now, in words."""
     changes = []
     if current.sha256 != plan.sha256:
-        size = f"{current.size_bytes:,} → {plan.size_bytes:,} bytes, " if current.size_bytes != plan.size_bytes else ""
-        changes.append(f"the content of {plan.file_name} ({size}SHA-256 {current.sha256[:12]}… → {plan.sha256[:12]}…)")
+        size = (
+            f"{current.size_bytes:,} → {plan.size_bytes:,} bytes, "
+            if current.size_bytes != plan.size_bytes
+            else ""
+        )
+        changes.append(
+            f"the content of {plan.file_name} ({size}SHA-256 {current.sha256[:12]}… → {plan.sha256[:12]}…)"
+        )
     return changes + describe_mapping_changes(current, plan.mapping_parts)
 
 
@@ -197,7 +206,12 @@ def _insert(connection: Connection, plan: RegistrationPlan, revision: int) -> in
         connection,
         plan.source_id,
         plan.source_type,
-        {"revision": revision, "sha256": plan.sha256, "mapping_sha256": plan.mapping_sha256, "rows": plan.row_count},
+        {
+            "revision": revision,
+            "sha256": plan.sha256,
+            "mapping_sha256": plan.mapping_sha256,
+            "rows": plan.row_count,
+        },
     )
     return int(row[0])
 
@@ -227,7 +241,9 @@ def load(connection: Connection, source_id: str) -> Registration | None:
 
 def source_ids(connection: Connection) -> list[str]:
     """All sources that were ever registered."""
-    rows = connection.execute("SELECT DISTINCT source_id FROM backfill_registrations ORDER BY source_id").fetchall()
+    rows = connection.execute(
+        "SELECT DISTINCT source_id FROM backfill_registrations ORDER BY source_id"
+    ).fetchall()
     return [source_id for (source_id,) in rows]
 
 

@@ -132,8 +132,8 @@ FROM compared
 """
 
 _INSERT = f"""
-INSERT INTO ledger_entries ({', '.join(COPY_COLUMNS)})
-SELECT {', '.join(f's.{column}' for column in COPY_COLUMNS)}
+INSERT INTO ledger_entries ({", ".join(COPY_COLUMNS)})
+SELECT {", ".join(f"s.{column}" for column in COPY_COLUMNS)}
 FROM backfill_staging s
 WHERE NOT EXISTS (SELECT 1 FROM backfill_verdicts v WHERE v.source_row = s.source_row)
 ORDER BY s.source_row
@@ -164,12 +164,15 @@ def sort_out(
     connection.execute("ANALYZE backfill_verdicts")
     if balance_constraints_in_force(connection):
         connection.execute("SELECT backfill_settle_balances()")
+    connection.execute("DISCARD PLANS")  # as in copy_entries: this statement fires the triggers as well
     inserted = connection.execute(_INSERT).rowcount
     rows = connection.execute(
         "SELECT source_row, verdict, code, field, reason FROM backfill_verdicts ORDER BY source_row"
     ).fetchall()
     if inserted + len(rows) != entries.num_rows:
-        raise LedgerError(f"staging lost rows: {entries.num_rows} came, {inserted} were posted and {len(rows)} refused")
+        raise LedgerError(
+            f"staging lost rows: {entries.num_rows} came, {inserted} were posted and {len(rows)} refused"
+        )
     return [RefusedRow(*row) for row in rows]
 
 

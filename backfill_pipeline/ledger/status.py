@@ -53,7 +53,9 @@ def partition_outcomes(connection: Connection, registration_id: int) -> list[Par
     return [PartitionOutcome(*row[:9], float(row[9]), row[10]) for row in rows]
 
 
-def run_counts(connection: Connection, registration_id: int, keys: Sequence[str], run_ids: Sequence[str]) -> RunCounts:
+def run_counts(
+    connection: Connection, registration_id: int, keys: Sequence[str], run_ids: Sequence[str]
+) -> RunCounts:
     """What the given runs, taken together, account for in the given partitions.
 
     A posted partition counts with every row that it read; an unfinished one with the rows that its committed batches
@@ -87,6 +89,7 @@ def processed_rows(connection: Connection, source_id: str) -> int:
     """Rows of the source's current revision that the checkpoint accounts for: what a progress bar shows."""
     with ledger_errors("read progress from"):
         row = connection.execute(
-            "SELECT coalesce(max(total_processed), 0) FROM ledger_backfill_checkpoints WHERE source_id = %s", [source_id]
+            "SELECT coalesce(max(total_processed), 0) FROM ledger_backfill_checkpoints WHERE source_id = %s",
+            [source_id],
         ).fetchone()
     return int(row[0]) if row else 0

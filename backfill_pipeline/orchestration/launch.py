@@ -10,7 +10,7 @@ A run is executed in process: starting a code server and a run worker for it wou
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import dagster as dg
@@ -18,10 +18,14 @@ import psutil
 from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import execute_run_iterator
 from dagster._core.remote_origin import RemoteJobOrigin, RemoteRepositoryOrigin
-from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 from dagster._core.workspace.load_target import ModuleTarget
 
-from backfill_pipeline.orchestration.assets.keys import CONSTRAINTS_KEY, asset_key
+from backfill_pipeline.orchestration.assets.keys import (
+    CONSTRAINTS_KEY,
+    RANGE_END_TAG,
+    RANGE_START_TAG,
+    asset_key,
+)
 from backfill_pipeline.stages.prepare import STAGES
 
 LOCATION = "ledger_backfill"  # as in workspace.yaml
@@ -53,6 +57,7 @@ class LaunchedRun:
 
     run_id: str
     success: bool
+    interrupted: bool = False
     errors: list[str] = field(default_factory=list)
     checks: dict[str, bool] = field(default_factory=dict)
     metadata: dict[str, dict[str, object]] = field(default_factory=dict)
@@ -77,21 +82,31 @@ def launch_range(
     source_id: str,
     keys: Sequence[str],
     *,
-    on_start: Callable[[str], None] | None = None,
+    finish: bool = True,
 ) -> LaunchedRun:
     """Takes partitions (a contiguous range, in source order) through everything after the manifest, in one run.
 
-    Without partitions only constraints and reconciliation run. `on_start` gets the run's id before it begins.
+    Without partitions only constraints and reconciliation run.
+
+    Args:
+        defs: holds the source.
+        instance: where the run is recorded.
+        source_id: the source.
+        keys: the partitions.
+        finish: apply the constraints and reconcile afterwards; False while more ranges are to come.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; what is committed stays.
     """
     stages = [asset_key(source_id, stage) for stage in STAGES] if keys else []
-    tags = {ASSET_PARTITION_RANGE_START_TAG: keys[0], ASSET_PARTITION_RANGE_END_TAG: keys[-1]} if keys else {}
+    tags = {RANGE_START_TAG: keys[0], RANGE_END_TAG: keys[-1]} if keys else {}
+    ending = [CONSTRAINTS_KEY, asset_key(source_id, "reconciliation")] if finish else []
     return _execute(
         defs,
         instance,
         job_name=f"backfill_{source_id}",
-        asset_keys=[*stages, CONSTRAINTS_KEY, asset_key(source_id, "reconciliation")],
+        asset_keys=[*stages, *ending],
         tags=tags,
-        on_start=on_start,
     )
 
 
@@ -103,7 +118,6 @@ def _execute(
     asset_keys: Sequence[dg.AssetKey],
     run_config: dict[str, object] | None = None,
     tags: dict[str, str] | None = None,
-    on_start: Callable[[str], None] | None = None,
 ) -> LaunchedRun:
     job = defs.resolve_job_def(job_name)
     selection = frozenset(asset_keys)
@@ -120,12 +134,12 @@ def _execute(
         asset_selection=selection,
         remote_job_origin=_origin(job_name),
     )
-    if on_start is not None:
-        on_start(run.run_id)
     outcome = LaunchedRun(run.run_id, success=False)
     try:
         for event in execute_run_iterator(InMemoryJob(job), run, instance):
             _take(event, outcome)
+        if outcome.interrupted:  # Dagster turns Ctrl-C into a failure of the step that was running
+            raise KeyboardInterrupt
     except BaseException:
         finish_abandoned(instance, run.run_id, "interrupted")
         raise
@@ -148,6 +162,8 @@ def _origin(job_name: str) -> RemoteJobOrigin:
 def _take(event: dg.DagsterEvent, outcome: LaunchedRun) -> None:
     if event.is_step_failure:
         data = event.step_failure_data
+        if data.error is not None and data.error.cls_name == dg.DagsterExecutionInterruptedError.__name__:
+            outcome.interrupted = True
         text = data.user_failure_data.description if data.user_failure_data else None
         outcome.errors.append(
             text or (data.error.message.strip() if data.error else f"{event.step_key} failed")

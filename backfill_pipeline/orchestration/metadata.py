@@ -113,6 +113,7 @@ def reconciliation_metadata(report: ReconciliationReport) -> Metadata:
         "equation": equation(report),
         "entries_compared": report.entries_compared,
         "opening_entries_compared": report.opening_entries_compared,
+        "open_partitions": report.open_partitions,
         "breaks": report.break_count,
         "account_breaks": report.account_break_count,
         "currency_breaks": len(report.currency_breaks),

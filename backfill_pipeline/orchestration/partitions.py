@@ -9,6 +9,8 @@ from __future__ import annotations
 import dagster as dg
 
 from backfill_pipeline.ledger.registrations import Registration
+from backfill_pipeline.orchestration.assets.keys import asset_key
+from backfill_pipeline.stages.prepare import STAGES
 
 
 def partitions_name(source_id: str) -> str:
@@ -38,3 +40,23 @@ def sync_partitions(instance: dg.DagsterInstance, registration: Registration) ->
         for key in instance.get_dynamic_partitions(name):
             instance.delete_dynamic_partition(name, key)
     instance.add_dynamic_partitions(name, wanted)
+
+
+def show_posted(instance: dg.DagsterInstance, registration: Registration) -> list[str]:
+    """Shows partitions as materialized that the ledger has in full and Dagster does not know of; returns them.
+
+    A run that is killed between its last commit and its event leaves such a one: the ledger is the truth.
+    """
+    posted = [partition.key for partition in registration.partitions if partition.posted]
+    shown = instance.get_materialized_partitions(asset_key(registration.source_id, "posted"))
+    unknown = [key for key in posted if key not in shown]
+    for key in unknown:
+        for stage in STAGES:
+            instance.report_runless_asset_event(
+                dg.AssetMaterialization(
+                    asset_key(registration.source_id, stage),
+                    partition=key,
+                    metadata={"note": "posted by a run that was killed before it could say so"},
+                )
+            )
+    return unknown

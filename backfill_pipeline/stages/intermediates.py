@@ -10,7 +10,6 @@ never be taken for this one's.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,14 +48,17 @@ class Intermediates:
         path = self.path(stage, partition_key)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        pq.write_table(table, temporary, compression=COMPRESSION)
+        # With checksums: what a disk damaged must not be posted, nor be what the ledger is compared with.
+        pq.write_table(table, temporary, compression=COMPRESSION, write_page_checksum=True)
         temporary.replace(path)
 
-    def read(self, stage: str, partition_key: str, columns: Sequence[str] | None = None) -> pa.Table | None:
-        """Reads a partition; None when there is none, or when it is damaged (then it is made again)."""
+    def read(self, stage: str, partition_key: str, schema: pa.Schema) -> pa.Table | None:
+        """Reads the columns of `schema`; None when there is no file, or when it is damaged (then it is made again)."""
         try:
-            return pq.read_table(
-                self.path(stage, partition_key), columns=None if columns is None else list(columns)
+            table = pq.read_table(
+                self.path(stage, partition_key), columns=schema.names, page_checksum_verification=True
             )
-        except (FileNotFoundError, pa.ArrowInvalid):
+        # Missing; a bad page; a bad footer, which can go wrong in any way.
+        except (OSError, pa.ArrowException, ValueError, KeyError, MemoryError):
             return None
+        return table if table.schema.equals(schema) else None

@@ -24,7 +24,7 @@ from backfill_pipeline.ledger.posting import BatchOutcome, BatchPlan, PostingPol
 from backfill_pipeline.ledger.staging import RefusedRow
 from backfill_pipeline.mapping.accounts import read_accounts
 from backfill_pipeline.schemas.extracted import to_arrow, to_pandas
-from backfill_pipeline.schemas.rejects import FAILURES_SCHEMA, REJECTS_SCHEMA, build_rejects
+from backfill_pipeline.schemas.rejects import FAILURES_SCHEMA, REJECTS_SCHEMA, RejectCode, build_rejects
 from backfill_pipeline.stages.config import BackfillConfig
 from backfill_pipeline.stages.prepare import PartitionFrames, StageReport, refuse_too_many_rejects
 from backfill_pipeline.stages.work import Log, SourceWork
@@ -74,6 +74,7 @@ class Poster:
         )
         if remaining.num_rows and last_row is None:
             self._meet_unknown_accounts(frames, remaining)
+        rejected_early = partition.plan.row_count - validated.num_rows
         outcomes: list[BatchOutcome] = []
         for start in range(0, remaining.num_rows, self.config.batch_size):
             if self.stop.is_set():
@@ -84,7 +85,17 @@ class Poster:
                 bool(outcomes) and outcomes[-1].path == "staging" and outcomes[-1].posted < outcomes[-1].read
             )
             batch = remaining.slice(start, self.config.batch_size)
-            outcomes.append(self._post_batch(frames, partition.id, batch, expect_trouble=trouble))
+            rejected = rejected_early + sum(outcome.rejected for outcome in outcomes)
+            outcomes.append(
+                self._post_batch(
+                    frames,
+                    partition.id,
+                    batch,
+                    rejected_before=rejected,
+                    partly_posted=bool(outcomes) or last_row is not None,
+                    expect_trouble=trouble,
+                )
+            )
             self._check_along_the_way(frames.key)
         self._retrying(
             lambda connection: registrations.complete_partition(
@@ -100,7 +111,14 @@ class Poster:
             self._connection = None
 
     def _post_batch(
-        self, frames: PartitionFrames, partition_id: int, batch: pa.Table, *, expect_trouble: bool
+        self,
+        frames: PartitionFrames,
+        partition_id: int,
+        batch: pa.Table,
+        *,
+        rejected_before: int,
+        partly_posted: bool,
+        expect_trouble: bool,
     ) -> BatchOutcome:
         rows = batch.column("source_row")
         plan = BatchPlan(
@@ -118,6 +136,8 @@ class Poster:
         )
 
         def describe(refused: list[RefusedRow]) -> pa.Table:
+            # Inside the batch's transaction: raising takes the whole batch back.
+            self._refuse_too_many(frames, rejected_before, refused, partly_posted=partly_posted)
             return _describe_rejects(self.work, frames, refused)
 
         return self._retrying(
@@ -172,6 +192,26 @@ class Poster:
             early + count,
             note=f"{count:,} of them name an unknown account such as {unknown[0]}",
         )
+
+    def _refuse_too_many(
+        self,
+        frames: PartitionFrames,
+        rejected_before: int,
+        refused: list[RefusedRow],
+        *,
+        partly_posted: bool,
+    ) -> None:
+        """What only the ledger can tell, such as accounts of another currency, counts as much as what validation told.
+
+        Conflicts and balance constraints do not count: they speak of what else is in the ledger, not of a bad source.
+        """
+        rejected = [
+            row for row in refused if row.verdict == "rejected" and row.code != RejectCode.BALANCE_CONSTRAINT
+        ]
+        if rejected:
+            note = f"row {rejected[0].source_row} {rejected[0].reason}"
+            count = rejected_before + len(rejected)
+            refuse_too_many_rejects(self.work, frames.key, count, note=note, partly_posted=partly_posted)
 
     def _check_along_the_way(self, key: str) -> None:
         self._batches += 1

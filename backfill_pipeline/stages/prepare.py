@@ -25,6 +25,7 @@ from backfill_pipeline.schemas.extracted import (
     BYTE_OFFSET,
     SOURCE_LINE,
     SOURCE_ROW,
+    extracted_schema,
     to_arrow,
     to_pandas,
 )
@@ -35,7 +36,9 @@ from backfill_pipeline.stages.work import SourceWork
 
 StageName = Literal["extracted", "transformed", "validated", "posted"]
 STAGES: tuple[StageName, ...] = ("extracted", "transformed", "validated", "posted")
-_POSITION_COLUMNS = (SOURCE_ROW, SOURCE_LINE, BYTE_OFFSET, BYTE_LENGTH)
+_POSITIONS = pa.schema(
+    [extracted_schema([]).field(name) for name in (SOURCE_ROW, SOURCE_LINE, BYTE_OFFSET, BYTE_LENGTH)]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +71,11 @@ class PartitionFrames:
     def extracted(self) -> pa.Table:
         """EXTRACTED: the partition's records as the source wrote them."""
         if self._extracted is None:
+            schema = extracted_schema(self.work.registration.header)
             stored = (
-                None if "extracted" in self.selected else self.work.intermediates.read("extracted", self.key)
+                None
+                if "extracted" in self.selected
+                else self.work.intermediates.read("extracted", self.key, schema)
             )
             self._extracted = self._extract() if stored is None else stored
         return self._extracted
@@ -80,7 +86,7 @@ class PartitionFrames:
             stored = (
                 None
                 if "transformed" in self.selected
-                else self.work.intermediates.read("transformed", self.key)
+                else self.work.intermediates.read("transformed", self.key, ENTRY_SCHEMA)
             )
             self._transformed = self._transform() if stored is None else stored
         return self._transformed
@@ -94,7 +100,7 @@ class PartitionFrames:
         if self._validated is None:
             recorded = self.work.registration.partition(self.key).valid_rows is not None
             anew = "validated" in self.selected or not recorded
-            stored = None if anew else self.work.intermediates.read("validated", self.key)
+            stored = None if anew else self.work.intermediates.read("validated", self.key, VALIDATED_SCHEMA)
             self._validated = self._validate() if stored is None else stored
         return self._validated
 
@@ -102,10 +108,10 @@ class PartitionFrames:
         """Where the given rows lie in the source (EXTRACTED's position columns), in the order asked for."""
         table = self._extracted
         if table is None:
-            table = self.work.intermediates.read("extracted", self.key, _POSITION_COLUMNS)
+            table = self.work.intermediates.read("extracted", self.key, _POSITIONS)
         if table is None:
             table = self.extracted()
-        return table.select(_POSITION_COLUMNS).take(pc.index_in(source_rows, table.column(SOURCE_ROW)))
+        return table.select(_POSITIONS.names).take(pc.index_in(source_rows, table.column(SOURCE_ROW)))
 
     def release(self) -> None:
         """Forgets the frames that posting does not need."""
@@ -184,14 +190,17 @@ class PartitionFrames:
             )
 
 
-def refuse_too_many_rejects(work: SourceWork, key: str, count: int, *, note: str) -> None:
+def refuse_too_many_rejects(
+    work: SourceWork, key: str, count: int, *, note: str, partly_posted: bool = False
+) -> None:
     """Raises TooManyRejectsError when a partition has more rejects than the source allows; `note` says which."""
     row_count = work.registration.partition(key).plan.row_count
     allowed = work.definition.max_error_rate
     if count > allowed * row_count:
         raise TooManyRejectsError(
             f"partition {key} of {work.definition.id} has {count:,} rejects in {row_count:,} rows, more than"
-            f" max_error_rate {allowed:g} allows ({note}); nothing of it was posted:"
+            f" max_error_rate {allowed:g} allows ({note});"
+            f" {'only the batches before these were' if partly_posted else 'nothing of it was'} posted:"
             " correct the source or its mapping, or raise max_error_rate"
         )
 

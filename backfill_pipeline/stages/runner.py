@@ -71,6 +71,7 @@ class PartitionRunner:
             stack.callback(self.stop.set)
             pending: deque[Future[PartitionReport]] = deque()
             waiting = deque(keys)
+            failed: list[PartitionReport] = []
             while waiting or pending:
                 while waiting and len(pending) <= max(len(posters), 1):
                     key = waiting.popleft()
@@ -78,8 +79,11 @@ class PartitionRunner:
                         posting.submit(self._finish, key, preparing.submit(self._prepare, key), idle)
                     )
                 report = pending.popleft().result()
-                self._note(report)
+                if report.error is not None:
+                    failed.append(report)
+                    self._note(report)
                 yield report
+            self._note_outcome(failed)
 
     def _posters(self, stack: ExitStack) -> list[Poster]:
         opened = prepare_ledger(self.work, self.run_id)
@@ -95,32 +99,39 @@ class PartitionRunner:
             stack.callback(poster.close)
         return posters
 
-    def _prepare(self, key: str) -> PartitionFrames:
-        """In the preparing thread: everything up to validated."""
-        if self.stop.is_set():
-            raise RunStoppedError(f"partition {key} was not tried: the run had been stopped")
+    def _prepare(self, key: str) -> tuple[PartitionFrames, Exception | None]:
+        """In the preparing thread: everything up to validated, or up to the stage that fails, and its failure."""
         frames = PartitionFrames(self.work, key, self.selected)
-        if self._is_done(key):
-            return frames
+        try:
+            if self.stop.is_set():
+                raise RunStoppedError(f"partition {key} was not tried: the run had been stopped")
+            if not self._is_done(key):
+                self._make(frames)
+        except Exception as error:  # the partition failed, whatever it was; the others go on
+            return frames, error
+        finally:
+            frames.release()
+        return frames, None
+
+    def _make(self, frames: PartitionFrames) -> None:
         if "posted" in self.selected or "validated" in self.selected:
             frames.validated()
         elif "transformed" in self.selected:
             frames.transformed()
         else:
             frames.extracted()
-        frames.release()
-        return frames
 
     def _is_done(self, key: str) -> bool:
         """Whether nothing is left to do: every stage is asked for and the partition was posted in full before."""
         return len(self.selected) == 4 and self.work.registration.partition(key).posted
 
-    def _finish(self, key: str, prepared: Future[PartitionFrames], idle: deque[Poster]) -> PartitionReport:
+    def _finish(
+        self, key: str, prepared: Future[tuple[PartitionFrames, Exception | None]], idle: deque[Poster]
+    ) -> PartitionReport:
         """In a posting thread: waits for the frames and posts them. Failures become part of the report."""
-        try:
-            frames = prepared.result()
-        except Exception as error:  # the partition failed, whatever it was; the others go on
-            return self._failure(key, (), error)
+        frames, failure = prepared.result()
+        if failure is not None:
+            return self._failure(key, tuple(frames.reports), failure)
         if self._is_done(key):
             return PartitionReport(key, (), already_posted=True)
         try:
@@ -147,11 +158,21 @@ class PartitionRunner:
         partition = self.work.registration.partition(report.key)
         with self.work.connect() as connection:
             registrations.record_failure(connection, partition.id, describe(report.error))
+
+    def _note_outcome(self, failed: Sequence[PartitionReport]) -> None:
+        """Closes the checkpoint of a run that failed. At its end: every batch of a later partition opens it again."""
+        noted = [report for report in failed if not isinstance(report.error, (TransientError, RunStoppedError))]
+        if not noted or self.stop.is_set():
+            return
+        first = noted[0]
+        assert first.error is not None
+        more = f" (and {len(noted) - 1} more partitions failed)" if len(noted) > 1 else ""
+        with self.work.connect() as connection:
             checkpoints.finish(
                 connection,
                 self.work.definition.id,
                 self.work.registration.source_type,
-                error=f"partition {report.key}: {describe(report.error)}",
+                error=f"partition {first.key}: {describe(first.error)}{more}",
             )
 
 
