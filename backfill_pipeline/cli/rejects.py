@@ -45,7 +45,9 @@ def list_rejects(name: str, code: str | None, limit: int, *, as_json: bool) -> N
         where = f"{one.partition_key}  row {one.source_row}, line {one.source_line}"
         console.print(f"[bold]{where}[/bold]  {one.code}  ", end="")
         console.print(one.reason, markup=False, soft_wrap=True)
-        console.print("    " + one.raw.replace("\n", "⏎")[:_RAW_SHOWN], markup=False, style="dim", soft_wrap=True)
+        console.print(
+            "    " + one.raw.replace("\n", "⏎")[:_RAW_SHOWN], markup=False, style="dim", soft_wrap=True
+        )
     if total > len(found):
         remarks.print(
             f"{len(found)} of {total:,} rejects; --limit shows more, backfill rejects export writes all"

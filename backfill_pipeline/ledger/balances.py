@@ -56,107 +56,103 @@ class CurrencyTotals:
         return self.balances - (self.debits - self.credits)
 
 
-# A leg in another currency moves its account by the converted amount instead of the entry's: summed as a correction, so
-# that the big sums run over one table without a join.
-_NET_PER_ACCOUNT = """
-    SELECT account_id, sum(net) AS net
-    FROM (SELECT debit_account_id AS account_id, sum(amount) AS net FROM ledger_entries GROUP BY 1
+@dataclass(frozen=True, slots=True)
+class Balances:
+    """The balances of the whole ledger held against its entries. `breaks` is a sample, `break_count` is complete."""
+
+    break_count: int
+    breaks: list[AccountBreak]
+    currencies: list[CurrencyTotals]
+
+
+# One row per account: what its debit and credit legs sum up to, in the account's currency. A leg in another currency
+# than its entry moves the account by the converted amount: summed as a correction, so that the big sums need no join.
+_SUM_ACCOUNTS = """
+CREATE TEMP TABLE backfill_account_sums ON COMMIT DROP AS
+SELECT account_id, sum(debits) AS debits, sum(credits) AS credits
+FROM (SELECT debit_account_id AS account_id, sum(amount) AS debits, 0::numeric AS credits
+      FROM ledger_entries GROUP BY 1
+      UNION ALL
+      SELECT credit_account_id, 0, sum(amount) FROM ledger_entries GROUP BY 1
+      UNION ALL
+      SELECT c.account_id, sum(CASE c.side WHEN 'debit' THEN c.amount - e.amount ELSE 0 END),
+             sum(CASE c.side WHEN 'credit' THEN c.amount - e.amount ELSE 0 END)
+      FROM ledger_entry_conversions c JOIN ledger_entries e ON e.id = c.entry_id GROUP BY 1) AS side
+GROUP BY account_id
+"""
+
+_BREAKS = """
+WITH expected AS (
+    SELECT coalesce(a.id, s.account_id) AS id, coalesce(a.currency_code, '') AS currency_code,
+           CASE coalesce(a.normal_side, 'debit') WHEN 'debit' THEN 1 ELSE -1 END
+             * coalesce(s.debits - s.credits, 0) AS balance,
+           coalesce(a.balance, 0) AS actual, coalesce(a.available_balance, 0) AS available,
+           coalesce(a.reserved_balance, 0) AS reserved
+    FROM bank_accounts a FULL JOIN backfill_account_sums s ON s.account_id = a.id
+), broken AS (
+    SELECT id, currency_code, 'balance' AS what, balance AS expected, actual FROM expected WHERE balance <> actual
+    UNION ALL
+    SELECT id, currency_code, 'available_balance', balance - reserved, available FROM expected
+    WHERE balance - reserved <> available
+)
+SELECT count(*) OVER (), id, currency_code, what, expected, actual FROM broken ORDER BY id, what LIMIT %s
+"""
+
+# What conversions explain is summed from the other end, the stored conversions: an entry leaves its own currency with
+# its amount and arrives in the account's with the converted one.
+_CURRENCIES = """
+SELECT a.currency_code, coalesce(sum(s.debits), 0), coalesce(sum(s.credits), 0),
+       coalesce(max(x.net), 0),
+       sum(CASE a.normal_side WHEN 'debit' THEN a.balance ELSE -a.balance END)
+FROM bank_accounts a
+LEFT JOIN backfill_account_sums s ON s.account_id = a.id
+LEFT JOIN (
+    SELECT currency_code, sum(net) AS net
+    FROM (SELECT c.currency_code, CASE c.side WHEN 'debit' THEN c.amount ELSE -c.amount END AS net
+          FROM ledger_entry_conversions c
           UNION ALL
-          SELECT credit_account_id, -sum(amount) FROM ledger_entries GROUP BY 1
-          UNION ALL
-          SELECT c.account_id, sum(CASE c.side WHEN 'debit' THEN c.amount - e.amount ELSE e.amount - c.amount END)
-          FROM ledger_entry_conversions c JOIN ledger_entries e ON e.id = c.entry_id GROUP BY 1) AS side
-    GROUP BY account_id
+          SELECT e.currency_code, CASE c.side WHEN 'debit' THEN -e.amount ELSE e.amount END
+          FROM ledger_entry_conversions c JOIN ledger_entries e ON e.id = c.entry_id) AS part
+    GROUP BY currency_code
+) AS x ON x.currency_code = a.currency_code
+GROUP BY a.currency_code
+ORDER BY a.currency_code
 """
 
 
-def account_breaks(connection: Connection) -> tuple[int, list[AccountBreak]]:
-    """Accounts whose balance differs from opening + legs (all are entries), tolerance zero.
+def examine(connection: Connection) -> Balances:
+    """Holds every balance against opening + legs (all are entries), and every currency against double entry.
 
-    The available balance is held against balance − reserved_balance: postings move both alike.
-
-    Returns:
-        The number of breaks, and the first BREAK_SAMPLE of them by account.
+    Tolerance zero. The available balance is held against balance less reserved_balance, since postings move both
+    alike. All of it is one snapshot, so postings that go on meanwhile do not show.
     """
-    with ledger_errors("sum balances in"):
-        rows = connection.execute(
-            f"""
-            WITH legs AS MATERIALIZED ({_NET_PER_ACCOUNT}),
-            expected AS (
-                SELECT coalesce(a.id, l.account_id) AS id, coalesce(a.currency_code, '') AS currency_code,
-                       CASE coalesce(a.normal_side, 'debit') WHEN 'debit' THEN 1 ELSE -1 END * coalesce(l.net, 0) AS balance,
-                       coalesce(a.balance, 0) AS actual, coalesce(a.available_balance, 0) AS available,
-                       coalesce(a.reserved_balance, 0) AS reserved
-                FROM bank_accounts a FULL JOIN legs l ON l.account_id = a.id
-            ), broken AS (
-                SELECT id, currency_code, 'balance' AS what, balance AS expected, actual FROM expected WHERE balance <> actual
-                UNION ALL
-                SELECT id, currency_code, 'available_balance', balance - reserved, available FROM expected
-                WHERE balance - reserved <> available
-            )
-            SELECT count(*) OVER (), id, currency_code, what, expected, actual FROM broken ORDER BY id, what LIMIT %s
-            """,
-            [BREAK_SAMPLE],
-        ).fetchall()
-    return (rows[0][0] if rows else 0), [AccountBreak(*row[1:]) for row in rows]
-
-
-def currency_totals(connection: Connection) -> list[CurrencyTotals]:
-    """Σ debits, Σ credits and what conversions explain, per currency of the accounts, for the whole ledger."""
-    with ledger_errors("sum currencies in"):
-        rows = connection.execute(
-            """
-            WITH leg AS MATERIALIZED (
-                SELECT currency_code, sum(debit) AS debits, sum(credit) AS credits
-                FROM (SELECT currency_code, sum(amount) AS debit, 0::numeric AS credit
-                      FROM (SELECT currency_code, debit_account_id, sum(amount) AS amount FROM ledger_entries GROUP BY 1, 2) d
-                      GROUP BY 1
-                      UNION ALL
-                      SELECT currency_code, 0, sum(amount)
-                      FROM (SELECT currency_code, credit_account_id, sum(amount) AS amount FROM ledger_entries GROUP BY 1, 2) c
-                      GROUP BY 1
-                      UNION ALL   -- a converted leg leaves the entry's currency …
-                      SELECT e.currency_code, sum(CASE c.side WHEN 'debit' THEN -e.amount ELSE 0 END),
-                             sum(CASE c.side WHEN 'credit' THEN -e.amount ELSE 0 END)
-                      FROM ledger_entry_conversions c JOIN ledger_entries e ON e.id = c.entry_id GROUP BY 1
-                      UNION ALL   -- … and stands in the account's
-                      SELECT c.currency_code, sum(CASE c.side WHEN 'debit' THEN c.amount ELSE 0 END),
-                             sum(CASE c.side WHEN 'credit' THEN c.amount ELSE 0 END)
-                      FROM ledger_entry_conversions c GROUP BY 1) AS part
-                GROUP BY currency_code
-            ), converted AS MATERIALIZED (
-                SELECT currency_code, sum(net) AS net
-                FROM (SELECT c.currency_code, CASE c.side WHEN 'debit' THEN c.amount ELSE -c.amount END AS net
-                      FROM ledger_entry_conversions c
-                      UNION ALL
-                      SELECT e.currency_code, CASE c.side WHEN 'debit' THEN -e.amount ELSE e.amount END
-                      FROM ledger_entry_conversions c JOIN ledger_entries e ON e.id = c.entry_id) AS part
-                GROUP BY currency_code
-            ), held AS MATERIALIZED (
-                SELECT currency_code, sum(CASE normal_side WHEN 'debit' THEN balance ELSE -balance END) AS balances
-                FROM bank_accounts GROUP BY currency_code
-            )
-            SELECT currency_code, coalesce(debits, 0), coalesce(credits, 0), coalesce(net, 0), coalesce(balances, 0)
-            FROM leg FULL JOIN converted USING (currency_code) FULL JOIN held USING (currency_code)
-            ORDER BY currency_code
-            """
-        ).fetchall()
-    return [CurrencyTotals(*row) for row in rows]
+    with ledger_errors("sum balances in"), connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        connection.execute(_SUM_ACCOUNTS)
+        breaks = connection.execute(_BREAKS, [BREAK_SAMPLE]).fetchall()
+        currencies = connection.execute(_CURRENCIES).fetchall()
+    return Balances(
+        break_count=breaks[0][0] if breaks else 0,
+        breaks=[AccountBreak(*row[1:]) for row in breaks],
+        currencies=[CurrencyTotals(*row) for row in currencies],
+    )
 
 
 def trial_balance(connection: Connection) -> dict[str, Decimal]:
     """Per currency, what the balances alone leave unexplained: debit-normal less credit-normal less conversions.
 
-    Cheap (accounts and conversions, no entries), so it can be looked at after every few batches: posting must not change
-    it, whoever posts.
+    Cheap (accounts and conversions, no entries), so it can be looked at after every few batches: posting must not
+    change it, whoever posts.
     """
     with ledger_errors("check balances in"):
         rows = connection.execute(
             """
             SELECT currency_code, sum(net)
-            FROM (SELECT currency_code, CASE normal_side WHEN 'debit' THEN balance ELSE -balance END AS net FROM bank_accounts
+            FROM (SELECT currency_code, CASE normal_side WHEN 'debit' THEN balance ELSE -balance END AS net
+                  FROM bank_accounts
                   UNION ALL
-                  SELECT c.currency_code, CASE c.side WHEN 'debit' THEN -c.amount ELSE c.amount END FROM ledger_entry_conversions c
+                  SELECT c.currency_code, CASE c.side WHEN 'debit' THEN -c.amount ELSE c.amount END
+                  FROM ledger_entry_conversions c
                   UNION ALL
                   SELECT e.currency_code, CASE c.side WHEN 'debit' THEN e.amount ELSE -e.amount END
                   FROM ledger_entry_conversions c JOIN ledger_entries e ON e.id = c.entry_id) AS part

@@ -135,8 +135,9 @@ def reconcile(work: SourceWork, asked_for: Collection[str] | None = None) -> Rec
         _reconcile_opening_entries(connection, work, report)
         if not report.open_partitions:
             _reconcile_totals(connection, work, report)
-        report.account_break_count, report.account_breaks = balances.account_breaks(connection)
-        report.currencies = balances.currency_totals(connection)
+        found = balances.examine(connection)
+        report.account_break_count, report.account_breaks = found.break_count, found.breaks
+        report.currencies = found.currencies
         report.seconds = time.monotonic() - started
         reconciliation.record(
             connection,

@@ -161,7 +161,9 @@ class PartitionRunner:
 
     def _note_outcome(self, failed: Sequence[PartitionReport]) -> None:
         """Closes the checkpoint of a run that failed. At its end: every batch of a later partition opens it again."""
-        noted = [report for report in failed if not isinstance(report.error, (TransientError, RunStoppedError))]
+        noted = [
+            report for report in failed if not isinstance(report.error, (TransientError, RunStoppedError))
+        ]
         if not noted or self.stop.is_set():
             return
         first = noted[0]
