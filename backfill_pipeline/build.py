@@ -6,6 +6,7 @@ Does not: what any of them does.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import dagster as dg
@@ -42,8 +43,10 @@ def build_defs(
         for source in usable
         for asset in (manifest_asset(source), stage_assets(source), reconciliation_asset(source))
     ]
+    broken = {name: error for name, error in sources.items() if isinstance(error, BackfillError)}
     assets += [
-        _broken_source(name, error) for name, error in sources.items() if isinstance(error, BackfillError)
+        _broken_source(f"{_plain(name)}_{number}" if _plain(name) != name else name, error)
+        for number, (name, error) in enumerate(broken.items(), start=1)
     ]
     return dg.Definitions(
         assets=[*assets, constraints_asset([asset_key(source.id, "posted") for source in usable])],
@@ -71,6 +74,11 @@ def _jobs(source: SourceDefinition) -> list[dg.UnresolvedAssetJobDefinition]:
             description=f"Takes partitions of {source.id} through all stages, applies the constraints and reconciles.",
         ),
     ]
+
+
+def _plain(name: str) -> str:
+    """A file's name in the letters that Dagster allows in names; the error tells the real one."""
+    return re.sub(r"[^A-Za-z0-9_]", "_", name)
 
 
 def _broken_source(name: str, error: BackfillError) -> dg.AssetsDefinition:

@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import sys
 
+_INTERRUPTED = "backfill: interrupted; what is committed stays, backfill resume SOURCE carries on"
+# Characters of an unforeseen error's own text.
+_UNEXPECTED_SHOWN = 300
+
 
 def main() -> None:
     """Entry point: runs the command, turns errors into one sentence and an exit code."""
@@ -25,12 +29,33 @@ def main() -> None:
         print(f"backfill: {error}", file=sys.stderr)
         sys.exit(ExitCode.FAILED)
     except KeyboardInterrupt:
-        print(
-            "backfill: interrupted; what is committed stays, backfill resume SOURCE carries on",
-            file=sys.stderr,
-        )
+        print(_INTERRUPTED, file=sys.stderr)
         sys.exit(ExitCode.INTERRUPTED)
+    except SystemExit as end:
+        if end.code == ExitCode.INTERRUPTED:  # typer turned Ctrl-C into an exit code without a word
+            print(_INTERRUPTED, file=sys.stderr)
+        raise
     except BrokenPipeError:
         # The reader (head, less) went away: nothing to tell anybody.
         sys.stderr.close()
         sys.exit(ExitCode.CLEAN)
+    except Exception as error:  # a bug, or a server that went away under somebody else's library
+        print(f"backfill: {_unexpected(error)}", file=sys.stderr)
+        sys.exit(ExitCode.FAILED)
+
+
+def _unexpected(error: Exception) -> str:
+    """A failure that nobody foresaw, in a sentence; its traceback goes to a file for whoever has to find the cause."""
+    import tempfile
+    import traceback
+
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="backfill-error-", suffix=".txt", delete=False, encoding="utf-8"
+    ) as file:
+        traceback.print_exception(error, file=file)
+    text = " ".join(str(error).split())
+    shown = text if len(text) <= _UNEXPECTED_SHOWN else f"{text[:_UNEXPECTED_SHOWN]}…"
+    return (
+        f"unexpected {type(error).__name__}: {shown}; what is committed stays, so the command can be run again;"
+        f" details for a bug report: {file.name}"
+    )

@@ -74,8 +74,10 @@ def run_source(name: str, partitions: str | None, *, as_json: bool, accept_chang
             if not manifest.success:
                 return _print_result(_failed_result(definition.id, manifest, started), as_json=as_json)
             registration = session.registration(definition.id)
-            keys = _choose(registration, partitions)
-            result = _launch(session, defs, instance, registration, [keys], started, quiet=as_json)
+            keys = choose_partitions([partition.key for partition in registration.partitions], partitions)
+            result = _launch(
+                session, defs, instance, registration, [keys], started, before=manifest, quiet=as_json
+            )
     return _print_result(result, as_json=as_json)
 
 
@@ -122,11 +124,14 @@ class _Launcher:
         self._instance.__exit__(*exception)  # type: ignore[arg-type]
 
 
-def _choose(registration: Registration, partitions: str | None) -> list[str]:
-    """The keys of `A..B`, given as keys or as numbers; all without it."""
-    keys = [partition.key for partition in registration.partitions]
+def choose_partitions(keys: Sequence[str], partitions: str | None) -> list[str]:
+    """Those of a source's keys that `A..B` names, by key or by number; all without it.
+
+    Raises:
+        UsageError: it names none.
+    """
     if partitions is None:
-        return keys
+        return list(keys)
     match = _RANGE.match(partitions)
     if match is None:
         raise UsageError(f"--partitions {partitions} is not a range: write it as 3..7, or as 3 for one")
@@ -134,7 +139,7 @@ def _choose(registration: Registration, partitions: str | None) -> list[str]:
     last = _position(keys, match[2] or match[1])
     if first > last:
         raise UsageError(f"--partitions {partitions} ends before it begins: write the smaller key first")
-    return keys[first : last + 1]
+    return list(keys[first : last + 1])
 
 
 def _position(keys: Sequence[str], name: str) -> int:
@@ -154,12 +159,14 @@ def _launch(
     ranges: Sequence[Sequence[str]],
     started: float,
     *,
+    before: LaunchedRun | None = None,
     quiet: bool,
 ) -> RunResult:
     """Launches one run per range (one, unless partitions in the middle were missing) and adds up what they did."""
     from backfill_pipeline.orchestration.launch import launch_range
 
-    runs: list[LaunchedRun] = []
+    # The run that registered the source counts too: it posts the opening balances of one without rows.
+    runs: list[LaunchedRun] = [] if before is None else [before]
     rows = sum(
         partition.plan.row_count
         for keys in ranges
@@ -203,13 +210,8 @@ def _result(
         constraints=str(metadata.get("balance_constraints", {}).get("state", "not run")),
         partitions=len(keys),
         failed_partitions=[key for key in keys if outcomes[key].status != "posted"],
-        errors=[error for run in runs for error in run.errors if not _is_reported_elsewhere(error)],
+        errors=[error for run in runs for error in run.errors],
     )
-
-
-def _is_reported_elsewhere(error: str) -> bool:
-    """A blocking check that failed fails its step as well; the check's verdict says it better."""
-    return "blocking" in error and "check" in error
 
 
 def _failed_result(source_id: str, manifest: LaunchedRun, started: float) -> RunResult:
@@ -238,7 +240,9 @@ def _print_result(result: RunResult, *, as_json: bool) -> ExitCode:
     else:
         _print_text(result, console.print)
     for error in result.errors:
-        remarks.print(f"[red]failed:[/red] {error}", soft_wrap=True)
+        remarks.print("[red]failed:[/red] ", end="")
+        # It may quote the source, in which brackets are no markup.
+        remarks.print(error, markup=False, soft_wrap=True)
     return result.exit_code
 
 

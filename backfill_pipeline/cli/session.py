@@ -6,6 +6,7 @@ Does not: commands.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,6 +85,8 @@ def dagster_instance(session: Session) -> Iterator[dg.DagsterInstance]:
     os.environ.update(prepare_dagster(session.settings, session.endpoint))
     # Fewer, larger writes of events: a range of 1,000 partitions logs 4,000 materializations.
     os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "1000")
+    # With a handler there, Dagster's warnings about its storage do not make logging set up one for standard error.
+    logging.getLogger().addHandler(logging.NullHandler())
     import dagster as dg
 
     with dg.DagsterInstance.get() as instance:

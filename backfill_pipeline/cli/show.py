@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict
 
+from rich.markup import escape
+
 from backfill_pipeline.cli.exit_codes import ExitCode
 from backfill_pipeline.cli.output import console, print_json, state
 from backfill_pipeline.cli.session import Session, open_session
@@ -94,7 +96,7 @@ def _print_source(source: dict[str, object]) -> None:
     console.print()
     console.print(
         f"[bold]{source['source_id']}[/bold]  {state(str(source['status']))}  revision {source['revision']},"
-        f" {source['rows']:,} rows of {source['file']}",
+        f" {source['rows']:,} rows of {escape(str(source['file']))}",
         soft_wrap=True,
     )
     console.print("  " + ", ".join(f"{name} {count:,}" for name, count in counts.items()))

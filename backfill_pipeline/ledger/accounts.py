@@ -6,8 +6,6 @@ Does not: balances (they follow entries), reading accounts files.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pyarrow as pa
 
 from backfill_pipeline.errors import LedgerError
@@ -27,6 +25,7 @@ def open_accounts(connection: Connection, accounts: pa.Table) -> int:
     """Opens the accounts that the ledger lacks; returns how many were opened.
 
     Args:
+        connection: to the ledger, autocommit.
         accounts: ACCOUNTS_SCHEMA, unique by id; other columns are ignored.
 
     Raises:
@@ -34,13 +33,19 @@ def open_accounts(connection: Connection, accounts: pa.Table) -> int:
     """
     with ledger_errors("open accounts in"), connection.transaction():
         connection.execute(
-            'CREATE TEMP TABLE backfill_accounts (id text COLLATE "C", currency_code text, asset_type text, normal_side text)'
-            " ON COMMIT DROP"
+            'CREATE TEMP TABLE backfill_accounts (id text COLLATE "C", currency_code text, asset_type text,'
+            " normal_side text) ON COMMIT DROP"
         )
         columns = [accounts.column(name).to_pylist() for name in ACCOUNTS_SCHEMA.names]
         with connection.cursor().copy("COPY backfill_accounts FROM STDIN") as copy:
             for record in zip(*columns, strict=True):
                 copy.write_row(record)
+        opened = connection.execute(
+            "INSERT INTO bank_accounts (id, currency_code, asset_type, normal_side)"
+            " SELECT id, currency_code, asset_type, normal_side FROM backfill_accounts ORDER BY id"
+            " ON CONFLICT (id) DO NOTHING"
+        ).rowcount
+        # Looked at afterwards, so that an account which another session opened meanwhile is seen too.
         different = connection.execute(
             "SELECT count(*) OVER (), a.id, a.currency_code, a.asset_type, a.normal_side,"
             " n.currency_code, n.asset_type, n.normal_side"
@@ -51,14 +56,10 @@ def open_accounts(connection: Connection, accounts: pa.Table) -> int:
         if different:
             count, account_id, *kinds = different
             raise LedgerError(
-                f"account {account_id} is {' '.join(kinds[:3])} in the ledger and {' '.join(kinds[3:])} in the accounts file"
-                f"{f' (and {count - 1} more differ)' if count > 1 else ''}: correct the accounts file"
+                f"account {account_id} is {' '.join(kinds[:3])} in the ledger and {' '.join(kinds[3:])} in the"
+                f" accounts file{f' (and {count - 1} more differ)' if count > 1 else ''}: correct the accounts file"
             )
-        opened = connection.execute(
-            "INSERT INTO bank_accounts (id, currency_code, asset_type, normal_side)"
-            " SELECT id, currency_code, asset_type, normal_side FROM backfill_accounts ORDER BY id ON CONFLICT (id) DO NOTHING"
-        )
-        return opened.rowcount
+    return int(opened)
 
 
 def unknown_accounts(connection: Connection, account_ids: list[str]) -> list[str]:

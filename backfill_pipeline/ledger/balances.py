@@ -7,11 +7,14 @@ Does not: entries against their source (`reconciliation`), constraints on balanc
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Context, Decimal
 
 from backfill_pipeline.ledger.connection import Connection, ledger_errors
 
 BREAK_SAMPLE = 100
+
+# Sums of a ledger have more digits than Python's decimals keep by default (28): nothing is rounded here.
+_EXACT = Context(prec=1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +51,12 @@ class CurrencyTotals:
     @property
     def difference(self) -> Decimal:
         """Zero unless an entry lacks one of its sides."""
-        return self.debits - self.credits - self.converted
+        return _EXACT.subtract(_EXACT.subtract(self.debits, self.credits), self.converted)
 
     @property
     def drift(self) -> Decimal:
         """Zero unless balances left their entries."""
-        return self.balances - (self.debits - self.credits)
+        return _EXACT.subtract(self.balances, _EXACT.subtract(self.debits, self.credits))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from datetime import datetime
 
 from psycopg.types.json import Jsonb
 
-from backfill_pipeline.ledger.connection import Connection
+from backfill_pipeline.ledger.connection import Connection, ledger_errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,9 @@ def advance(
         " total_successful = total_successful + %(successful)s, total_failed = total_failed + %(failed)s,"
         " last_processed_id = coalesce(%(last_id)s, last_processed_id),"
         " last_processed_timestamp = coalesce(timezone('UTC', %(last_time)s::timestamptz), last_processed_timestamp),"
-        " status = 'IN_PROGRESS', completed_at = NULL, last_checkpoint_at = timezone('UTC', now()), error_message = NULL,"
-        " metadata = metadata || %(metadata)s WHERE source_id = %(id)s AND source_type = %(type)s",
+        " status = 'IN_PROGRESS', completed_at = NULL, last_checkpoint_at = timezone('UTC', now()),"
+        " error_message = NULL, metadata = metadata || %(metadata)s"
+        " WHERE source_id = %(id)s AND source_type = %(type)s",
         {
             "id": source_id,
             "type": source_type,
@@ -79,26 +80,28 @@ def advance(
 
 def finish(connection: Connection, source_id: str, source_type: str, *, error: str | None) -> None:
     """Closes the checkpoint: COMPLETED, or FAILED with the reason."""
-    connection.execute(
-        "UPDATE ledger_backfill_checkpoints SET status = %(status)s, error_message = %(error)s,"
-        " last_checkpoint_at = timezone('UTC', now()),"
-        " completed_at = CASE WHEN %(error)s::text IS NULL THEN timezone('UTC', now()) END"
-        " WHERE source_id = %(id)s AND source_type = %(type)s",
-        {
-            "id": source_id,
-            "type": source_type,
-            "status": "FAILED" if error else "COMPLETED",
-            "error": error,
-        },
-    )
+    with ledger_errors("record progress in"):
+        connection.execute(
+            "UPDATE ledger_backfill_checkpoints SET status = %(status)s, error_message = %(error)s,"
+            " last_checkpoint_at = timezone('UTC', now()),"
+            " completed_at = CASE WHEN %(error)s::text IS NULL THEN timezone('UTC', now()) END"
+            " WHERE source_id = %(id)s AND source_type = %(type)s",
+            {
+                "id": source_id,
+                "type": source_type,
+                "status": "FAILED" if error else "COMPLETED",
+                "error": error,
+            },
+        )
 
 
 def load(connection: Connection, source_id: str) -> Checkpoint | None:
     """The checkpoint of a source, or None when it was never registered."""
-    row = connection.execute(
-        "SELECT source_id, source_type, status, total_processed, total_successful, total_failed, last_processed_id,"
-        " started_at AT TIME ZONE 'UTC', last_checkpoint_at AT TIME ZONE 'UTC', error_message"
-        " FROM ledger_backfill_checkpoints WHERE source_id = %s",
-        [source_id],
-    ).fetchone()
+    with ledger_errors("read progress from"):
+        row = connection.execute(
+            "SELECT source_id, source_type, status, total_processed, total_successful, total_failed, last_processed_id,"
+            " started_at AT TIME ZONE 'UTC', last_checkpoint_at AT TIME ZONE 'UTC', error_message"
+            " FROM ledger_backfill_checkpoints WHERE source_id = %s ORDER BY last_checkpoint_at DESC, id DESC LIMIT 1",
+            [source_id],
+        ).fetchone()
     return Checkpoint(*row) if row else None

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import psycopg
-from psycopg import errors as pg
 from psycopg.rows import TupleRow
 
 from backfill_pipeline.errors import LedgerError, SourceBusyError, TransientLedgerError
@@ -29,18 +28,19 @@ SOURCE_LOCK_WAIT_S = 10.0
 # First key of the two-key advisory locks, so that other users of the same database do not meet ours by chance.
 ADVISORY_LOCK_SPACE = 1_818_584_950
 
+# SQLSTATEs that start with one of these. psycopg's classes of a family (08, 40, 57P) are not derived from one another,
+# so families are told by their codes. Of 53 (resources), a full disk stays full; the others pass.
 _TRANSIENT = (
-    pg.SerializationFailure,
-    pg.DeadlockDetected,
-    pg.LockNotAvailable,
-    pg.QueryCanceled,
-    pg.AdminShutdown,
-    pg.CrashShutdown,
-    pg.CannotConnectNow,
-    pg.TooManyConnections,
-    pg.ConnectionException,
-    pg.InsufficientResources,
-)
+    "08",     # connection lost or not established
+    "40",     # serialization failure, deadlock
+    "53200",  # out of memory
+    "53300",  # too many connections
+    "55P03",  # lock timeout
+    "57014",  # cancelled
+    "57P",    # the server is shutting down, starting, or ended the session
+    "25P03",  # idle in transaction for too long: the session was ended
+    "25P04",  # transaction timeout: the session was ended
+)  # fmt: skip
 
 
 def connect(url: str, *, application_name: str = "backfill") -> Connection:
@@ -59,8 +59,9 @@ def connect(url: str, *, application_name: str = "backfill") -> Connection:
         )
         connection.execute(
             "SELECT set_config('timezone', 'UTC', false), set_config('datestyle', 'ISO, YMD', false),"
-            " set_config('work_mem', %s, false), set_config('lock_timeout', %s, false), set_config('jit', 'off', false),"
-            " set_config('extra_float_digits', '1', false), set_config('default_transaction_isolation', 'read committed', false)",
+            " set_config('work_mem', %s, false), set_config('lock_timeout', %s, false),"
+            " set_config('jit', 'off', false), set_config('extra_float_digits', '1', false),"
+            " set_config('default_transaction_isolation', 'read committed', false)",
             [WORK_MEM, f"{LOCK_TIMEOUT_S}s"],
         )
         return connection
@@ -84,11 +85,11 @@ def ledger_errors(doing: str) -> Iterator[None]:
 
 def is_transient(error: psycopg.Error) -> bool:
     """Whether the same statement may succeed when it is tried again."""
-    if isinstance(error, _TRANSIENT):
-        return True
+    if error.sqlstate is not None:
+        return error.sqlstate.startswith(_TRANSIENT)
     # Errors without a code come from the client's side of the connection: refused, lost, reset. A refused login has no
     # code either when it happens while connecting, so it is told by its text.
-    if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
+    if isinstance(error, psycopg.OperationalError):
         text = str(error)
         return not any(
             mark in text for mark in ("authentication failed", "does not exist", "no password supplied")
@@ -122,7 +123,8 @@ def source_lock(url: str, source_id: str) -> Iterator[None]:
         while not _try_lock(connection, source_id):
             if time.monotonic() > deadline:
                 raise SourceBusyError(
-                    f"source {source_id} is being written by another run: wait for it to end, or cancel it, and try again"
+                    f"source {source_id} is being written by another run: wait for it to end, or cancel it,"
+                    " and try again"
                 )
             time.sleep(0.2)
         yield

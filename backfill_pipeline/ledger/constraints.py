@@ -1,7 +1,7 @@
 """Balance constraints and foreign keys: applied after a backfill, verified, suspended for a large one.
 
-The four CHECKs and the checks before and after them are the strategy's step 5. Whether constraints are in force is always
-read from the catalogue; `ledger_constraint_events` only keeps the history of decisions.
+The four CHECKs and the checks before and after them are the strategy's step 5. Whether constraints are in force is
+always read from the catalogue; `ledger_constraint_events` only keeps the history of decisions.
 
 Belongs here: everything about these six constraints.
 Does not: deciding when a run applies them.
@@ -9,6 +9,9 @@ Does not: deciding when a run applies them.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -17,7 +20,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from backfill_pipeline.errors import LedgerError
-from backfill_pipeline.ledger.connection import Connection, ledger_errors
+from backfill_pipeline.ledger.connection import LOCK_TIMEOUT_S, Connection, ledger_errors
 
 # Name → expression: the strategy's §5.1, negated.
 BALANCE_CHECKS = {
@@ -32,6 +35,8 @@ FOREIGN_KEYS = {
 }
 _OFFENDS = " OR ".join(f"NOT ({check})" for check in BALANCE_CHECKS.values())
 SAMPLE_SIZE = 20
+# Shorter than PostgreSQL's deadlock_timeout (1 s), so that we give way before anybody is found to be deadlocked.
+_SECOND_LOCK_WAIT_MS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,26 +63,34 @@ class ConstraintReport:
 
 
 def constraints_in_force(connection: Connection) -> frozenset[str]:
-    """Names of our constraints that exist and are validated."""
-    with ledger_errors("inspect"):
-        rows = connection.execute(
-            "SELECT conname FROM pg_constraint WHERE conrelid IN ('bank_accounts'::regclass, 'ledger_entries'::regclass)"
-            " AND convalidated AND conname = ANY(%s)",
-            [[*BALANCE_CHECKS, *FOREIGN_KEYS]],
-        ).fetchall()
-    return frozenset(name for (name,) in rows)
+    """Names of our constraints that exist and hold for every row (a NOT VALID one does not)."""
+    return frozenset(name for name, holds in _existing(connection).items() if holds)
 
 
 def balance_constraints_in_force(connection: Connection) -> bool:
-    """Whether an entry could be refused for the balance that it leaves."""
-    return "bank_accounts_available_balance_nonnegative" in constraints_in_force(connection)
+    """Whether an entry could be refused for the balance that it leaves; NOT VALID constraints hold for new ones too."""
+    return "bank_accounts_available_balance_nonnegative" in _existing(connection)
+
+
+def _existing(connection: Connection) -> dict[str, bool]:
+    """Our constraints that exist → whether they hold for every row."""
+    with ledger_errors("inspect"):
+        rows = connection.execute(
+            "SELECT conname, convalidated FROM pg_constraint"
+            " WHERE conrelid IN ('bank_accounts'::regclass, 'ledger_entries'::regclass) AND conname = ANY(%s)",
+            [[*BALANCE_CHECKS, *FOREIGN_KEYS]],
+        ).fetchall()
+    return dict(rows)
 
 
 def state(connection: Connection) -> str:
     """applied, suspended (lifted on purpose), refused (the last try found offenders) or not applied."""
     if constraints_in_force(connection) == {*BALANCE_CHECKS, *FOREIGN_KEYS}:
         return "applied"
-    row = connection.execute("SELECT event FROM ledger_constraint_events ORDER BY id DESC LIMIT 1").fetchone()
+    with ledger_errors("inspect"):
+        row = connection.execute(
+            "SELECT event FROM ledger_constraint_events ORDER BY id DESC LIMIT 1"
+        ).fetchone()
     last = row[0] if row else None
     return last if last in ("suspended", "refused") else "not applied"
 
@@ -85,57 +98,86 @@ def state(connection: Connection) -> str:
 def apply(connection: Connection) -> ConstraintReport:
     """Applies the four CHECKs and the foreign keys in one transaction, unless accounts offend; then verifies them.
 
+    Postings that are under way are waited for, and new ones wait; none of them fails.
+
     Raises:
         LedgerError: an entry names an account that does not exist, or a constraint is in place and not enforced.
         TransientLedgerError: the tables stay locked by others.
     """
+    newly_applied = False
     with ledger_errors("apply constraints to"):
-        missing = {*BALANCE_CHECKS, *FOREIGN_KEYS} - constraints_in_force(connection)
-        if missing:
-            with connection.transaction():
-                # Nobody changes balances between the look and the constraint.
-                connection.execute("LOCK TABLE bank_accounts, ledger_entries IN SHARE ROW EXCLUSIVE MODE")
+        if {*BALANCE_CHECKS, *FOREIGN_KEYS} - constraints_in_force(connection):
+            with _tables_locked(connection, entries="SHARE ROW EXCLUSIVE"):
+                # Looked at again: another session may have applied them while this one waited. And nobody changes
+                # balances between this look and the constraint.
+                existing = _existing(connection)
+                missing = {name for name in (*BALANCE_CHECKS, *FOREIGN_KEYS) if not existing.get(name)}
                 report = offenders(connection)
-                if report.offending:
+                if missing and report.offending:
                     _record(connection, "refused", report)
                     return report
-                for statement in _statements(missing):
+                for statement in _statements(missing, existing):
                     connection.execute(statement)
-                _record(connection, "applied", ConstraintReport("applied"))
+                if missing:
+                    _record(connection, "applied", ConstraintReport("applied"))
+                    newly_applied = True
         report = verify(connection)
     if report.state != "applied":
         raise LedgerError(
             f"constraints were applied but {', '.join(report.missing)} is not enforced: inspect the table"
         )
-    return ConstraintReport("applied", newly_applied=bool(missing))
+    return ConstraintReport("applied", newly_applied=newly_applied)
 
 
 def suspend(connection: Connection) -> bool:
     """Lifts all six for a later large backfill; True when there was something to lift."""
-    present = constraints_in_force(connection)
-    if not present:
+    if not _existing(connection):
         return False
-    with ledger_errors("suspend constraints of"), connection.transaction():
-        for name in sorted(present):
-            table = "bank_accounts" if name in BALANCE_CHECKS else "ledger_entries"
-            connection.execute(
-                sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(
-                    sql.Identifier(table), sql.Identifier(name)
-                )
-            )
-        _record(connection, "suspended", ConstraintReport("suspended"))
-    return True
+    with ledger_errors("suspend constraints of"), _tables_locked(connection, entries="ACCESS EXCLUSIVE"):
+        present = sorted(_existing(connection))
+        for name in present:
+            connection.execute(_drop(name))
+        if present:
+            _record(connection, "suspended", ConstraintReport("suspended"))
+    return bool(present)
+
+
+@contextmanager
+def _tables_locked(connection: Connection, *, entries: str) -> Iterator[None]:
+    """A transaction in which nobody else touches accounts or posts entries; `entries` is the mode of their lock.
+
+    Whoever posts locks entries first and accounts second, and so do we. A session may however have read accounts and
+    post only then; holding the entries and waiting for its accounts would be a deadlock, and it may be the posting that
+    PostgreSQL ends. So the second lock is waited for only briefly, and not at the price of the first.
+    """
+    deadline = time.monotonic() + LOCK_TIMEOUT_S
+    locked = False
+    while True:
+        try:
+            with connection.transaction():
+                connection.execute(sql.SQL("LOCK TABLE ledger_entries IN {} MODE").format(sql.SQL(entries)))
+                connection.execute(f"SET LOCAL lock_timeout = '{_SECOND_LOCK_WAIT_MS}ms'")
+                connection.execute("LOCK TABLE bank_accounts IN ACCESS EXCLUSIVE MODE")
+                connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
+                locked = True
+                yield
+            return
+        except psycopg.errors.LockNotAvailable:
+            if locked or time.monotonic() > deadline:
+                raise
+            time.sleep(_SECOND_LOCK_WAIT_MS / 1000)
 
 
 def verify(connection: Connection) -> ConstraintReport:
     """The strategy's §5.3: the constraints exist, and a probe that would break each one is refused.
 
     The probe works on an account of its own inside a transaction that is always rolled back, so a missing constraint
-    cannot leave −1 on a real account.
+    cannot leave -1 on a real account.
     """
-    in_force = constraints_in_force(connection)
-    not_enforced = [name for name in (*BALANCE_CHECKS, *FOREIGN_KEYS) if name not in in_force]
-    not_enforced += [name for name in BALANCE_CHECKS if name in in_force and not _probe(connection, name)]
+    with ledger_errors("verify constraints of"):
+        in_force = constraints_in_force(connection)
+        not_enforced = [name for name in (*BALANCE_CHECKS, *FOREIGN_KEYS) if name not in in_force]
+        not_enforced += [name for name in BALANCE_CHECKS if name in in_force and not _probe(connection, name)]
     if not not_enforced:
         return ConstraintReport("applied")
     current = state(connection)
@@ -146,7 +188,7 @@ def offenders(connection: Connection) -> ConstraintReport:
     """§5.1: accounts whose balances would break a constraint; state "refused" when there are any."""
     with ledger_errors("check balances in"):
         rows = connection.execute(
-            f"SELECT count(*) OVER (), id, currency_code, balance, available_balance, reserved_balance"
+            "SELECT count(*) OVER (), id, currency_code, balance, available_balance, reserved_balance"  # noqa: S608
             f" FROM bank_accounts WHERE {_OFFENDS} ORDER BY available_balance, id LIMIT %s",
             [SAMPLE_SIZE],
         ).fetchall()
@@ -178,7 +220,8 @@ def _probe(connection: Connection, name: str) -> bool:
         try:
             with connection.transaction():
                 connection.execute(
-                    "UPDATE bank_accounts SET balance = %s, available_balance = %s, reserved_balance = %s WHERE id = %s",
+                    "UPDATE bank_accounts SET balance = %s, available_balance = %s, reserved_balance = %s"
+                    " WHERE id = %s",
                     [balance, available, reserved, _PROBE_ACCOUNT],
                 )
         except psycopg.errors.CheckViolation as error:
@@ -186,11 +229,13 @@ def _probe(connection: Connection, name: str) -> bool:
     return refused_by == name
 
 
-def _statements(missing: set[str]) -> list[sql.Composed]:
-    statements = [
-        sql.SQL("ALTER TABLE bank_accounts ADD CONSTRAINT {} CHECK (" + check + ")").format(
-            sql.Identifier(name)
-        )  # noqa: S608
+def _statements(missing: Collection[str], existing: Collection[str]) -> list[sql.Composed]:
+    """What makes the missing constraints hold. One that exists and does not hold (NOT VALID) is made anew."""
+    statements = [_drop(name) for name in sorted(missing) if name in existing]
+    statements += [
+        sql.SQL("ALTER TABLE bank_accounts ADD CONSTRAINT {} CHECK ({})").format(
+            sql.Identifier(name), sql.SQL(check)
+        )
         for name, check in BALANCE_CHECKS.items()
         if name in missing
     ]
@@ -202,6 +247,11 @@ def _statements(missing: set[str]) -> list[sql.Composed]:
         if name in missing
     ]
     return statements
+
+
+def _drop(name: str) -> sql.Composed:
+    table = "bank_accounts" if name in BALANCE_CHECKS else "ledger_entries"
+    return sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(sql.Identifier(table), sql.Identifier(name))
 
 
 def _record(connection: Connection, event: str, report: ConstraintReport) -> None:

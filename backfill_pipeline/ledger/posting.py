@@ -15,7 +15,7 @@ import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from backfill_pipeline.errors import TransientLedgerError
+from backfill_pipeline.errors import LedgerError, TransientLedgerError
 from backfill_pipeline.ledger import checkpoints, rejects, staging
 from backfill_pipeline.ledger.connection import ADVISORY_LOCK_SPACE, Connection, ledger_errors
 from backfill_pipeline.ledger.entries import COPY_SQL, copy_entries
@@ -104,10 +104,7 @@ def post_batch(
     started = time.monotonic()
     with ledger_errors("post a batch to"), connection.transaction():
         # A killed run's last commit may still be under way: wait for it, then look.
-        connection.execute(
-            "SELECT pg_advisory_xact_lock(%s, hashtext(%s))",
-            [ADVISORY_LOCK_SPACE, f"partition {plan.partition_id}"],
-        )
+        _lock(connection, f"partition {plan.partition_id}")
         if recorded := find_batch(connection, plan):
             return recorded
         batch_id = _next_batch_id(connection)
@@ -115,14 +112,7 @@ def post_batch(
         path = "copy"
         if expect_trouble or not _copy(connection, entries, batch_id):
             path = "staging"
-            try:
-                refused = staging.sort_out(
-                    connection, entries, batch_id, create_unknown_accounts=policy.create_unknown_accounts
-                )
-            except psycopg.errors.UniqueViolation as error:
-                raise TransientLedgerError(
-                    "another session posted references of this batch at the same moment: they will be told apart anew"
-                ) from error
+            refused = _sort_out(connection, entries, batch_id, policy.create_unknown_accounts)
         outcome = _count(entries.num_rows, refused, policy, path, time.monotonic() - started)
         _record_batch(connection, plan, batch_id, outcome)
         kept = [row for row in refused if not (row.verdict == "duplicate" and policy.skip_duplicates)]
@@ -144,15 +134,25 @@ def post_batch(
 
 
 def find_batch(connection: Connection, plan: BatchPlan) -> BatchOutcome | None:
-    """The outcome of a batch that is recorded already, or None."""
+    """The outcome of a batch that is recorded already, or None.
+
+    Raises:
+        LedgerError: rows of the batch are recorded, but as part of a batch that was cut in another way.
+    """
     row = connection.execute(
-        "SELECT read, posted, duplicates, conflicts, rejected, path, seconds FROM backfill_batches"
-        " WHERE partition_id = %s AND first_row = %s",
-        [plan.partition_id, plan.first_row],
+        "SELECT first_row, last_row, read, posted, duplicates, conflicts, rejected, path, seconds FROM backfill_batches"
+        " WHERE partition_id = %s AND first_row <= %s AND last_row >= %s ORDER BY first_row LIMIT 1",
+        [plan.partition_id, plan.last_row, plan.first_row],
     ).fetchone()
     if row is None:
         return None
-    read, posted, duplicates, conflicts, rejected, path, seconds = row
+    first_row, last_row, read, posted, duplicates, conflicts, rejected, path, seconds = row
+    if (first_row, last_row) != (plan.first_row, plan.last_row):
+        raise LedgerError(
+            f"rows {plan.first_row} to {plan.last_row} of partition {plan.partition_key} of {plan.source_id} overlap"
+            f" rows {first_row} to {last_row}, which another run posted meanwhile: run it again, it goes on after the"
+            " last posted row"
+        )
     return BatchOutcome(
         read, posted, duplicates, conflicts, rejected, path, float(seconds), already_recorded=True
     )
@@ -162,7 +162,10 @@ def post_opening_entries(connection: Connection, source_id: str, entries: pa.Tab
     """Posts a source's opening balances, all or none; returns how many were posted (0 when they were there already).
 
     Args:
+        connection: to the ledger, autocommit, not in a transaction.
+        source_id: whose opening balances these are.
         entries: POSTING_SCHEMA; `source_row` is the row of the accounts file.
+        run_id: kept with the batch.
 
     Raises:
         LedgerError: an account's opening balance is in the ledger already with another content, or cannot be posted.
@@ -171,11 +174,9 @@ def post_opening_entries(connection: Connection, source_id: str, entries: pa.Tab
         return 0
     started = time.monotonic()
     with ledger_errors("post opening balances to"), connection.transaction():
-        connection.execute(
-            "SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [ADVISORY_LOCK_SPACE, f"opening {source_id}"]
-        )
+        _lock(connection, f"opening {source_id}")
         batch_id = _next_batch_id(connection)
-        refused = staging.sort_out(connection, entries, batch_id, create_unknown_accounts=False)
+        refused = _sort_out(connection, entries, batch_id, False)
         staging.refuse_unless_duplicates(refused, f"opening balances of source {source_id}")
         posted = int(entries.num_rows) - len(refused)
         if posted:
@@ -207,6 +208,24 @@ def _copy(connection: Connection, entries: pa.Table, batch_id: int) -> bool:
     return True
 
 
+def _sort_out(
+    connection: Connection, entries: pa.Table, batch_id: int, create_unknown_accounts: bool
+) -> list[RefusedRow]:
+    try:
+        return staging.sort_out(
+            connection, entries, batch_id, create_unknown_accounts=create_unknown_accounts
+        )
+    except psycopg.errors.UniqueViolation as error:
+        raise TransientLedgerError(
+            "another session posted references of this batch at the same moment: they will be told apart anew"
+        ) from error
+
+
+def _lock(connection: Connection, what: str) -> None:
+    """Waits until no other transaction works on the same thing, and keeps others waiting until this one ends."""
+    connection.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [ADVISORY_LOCK_SPACE, what])
+
+
 def _next_batch_id(connection: Connection) -> int:
     row = connection.execute("SELECT nextval(pg_get_serial_sequence('backfill_batches', 'id'))").fetchone()
     assert row is not None
@@ -234,8 +253,8 @@ def _as_reject(row: RefusedRow) -> RefusedRow:
 
 def _record_batch(connection: Connection, plan: BatchPlan, batch_id: int, outcome: BatchOutcome) -> None:
     connection.execute(
-        "INSERT INTO backfill_batches (id, partition_id, source_id, kind, first_row, last_row, read, posted, duplicates,"
-        " conflicts, rejected, run_id, path, started_at, seconds)"
+        "INSERT INTO backfill_batches (id, partition_id, source_id, kind, first_row, last_row, read, posted,"
+        " duplicates, conflicts, rejected, run_id, path, started_at, seconds)"
         " VALUES (%s, %s, %s, 'entries', %s, %s, %s, %s, %s, %s, %s, %s, %s, now(), %s)",
         [
             batch_id,
@@ -256,10 +275,16 @@ def _record_batch(connection: Connection, plan: BatchPlan, batch_id: int, outcom
 
 
 def last_posted_row(connection: Connection, partition_id: int) -> int | None:
-    """The last source row that a recorded batch of the partition covers; None when there is no batch."""
-    with ledger_errors("read progress from"):
+    """The last source row that a recorded batch of the partition covers; None when there is no batch.
+
+    Waits for a batch that is being committed: a killed run's last one may still be under way on the server, and whoever
+    cuts the rest anew must not cut it up once more.
+    """
+    with ledger_errors("read progress from"), connection.transaction():
+        _lock(connection, f"partition {partition_id}")
         row = connection.execute(
             "SELECT max(last_row) FROM backfill_batches WHERE partition_id = %s", [partition_id]
         ).fetchone()
     assert row is not None
-    return row[0]
+    last_row: int | None = row[0]
+    return last_row

@@ -41,6 +41,10 @@ _COLUMNS = (
 )
 
 
+# Arrow fails on a record that does not fit a block. A source record has up to 1 MiB, and escapes make it longer.
+_BLOCK_BYTES = 16 << 20
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """A stored reconciliation."""
@@ -70,7 +74,7 @@ def posted_entries(connection: Connection, partition_id: int) -> pa.Table:
         # The bounds let a BRIN scan take one contiguous stretch of pages.
         return _copy_out(
             connection,
-            f"SELECT e.source_row, {_COLUMNS} FROM ledger_entries e"
+            f"SELECT e.source_row, {_COLUMNS} FROM ledger_entries e"  # noqa: S608
             " WHERE e.batch_id BETWEEN %(low)s AND %(high)s AND e.batch_id = ANY(%(batches)s)",
             {"low": min(batch_ids, default=0), "high": max(batch_ids, default=0), "batches": batch_ids},
         )
@@ -80,12 +84,13 @@ def entries_by_reference(connection: Connection, wanted: pa.Table) -> pa.Table:
     """Entries with the wanted (ledger_id, reference_id), whoever posted them (LEDGER_SCHEMA).
 
     Args:
+        connection: to the ledger, autocommit.
         wanted: source_row, ledger_id, reference_id; the result carries the wanted row's source_row.
     """
     with ledger_errors("read entries from"), connection.transaction():
         connection.execute(
-            'CREATE TEMP TABLE backfill_wanted (source_row bigint, ledger_id text COLLATE "C", reference_id text COLLATE "C")'
-            " ON COMMIT DROP"
+            'CREATE TEMP TABLE backfill_wanted (source_row bigint, ledger_id text COLLATE "C",'
+            ' reference_id text COLLATE "C") ON COMMIT DROP'
         )
         columns = [wanted.column(name).to_pylist() for name in ("source_row", "ledger_id", "reference_id")]
         with connection.cursor().copy("COPY backfill_wanted FROM STDIN") as copy:
@@ -94,7 +99,7 @@ def entries_by_reference(connection: Connection, wanted: pa.Table) -> pa.Table:
         connection.execute("ANALYZE backfill_wanted")
         return _copy_out(
             connection,
-            f"SELECT w.source_row, {_COLUMNS} FROM backfill_wanted w"
+            f"SELECT w.source_row, {_COLUMNS} FROM backfill_wanted w"  # noqa: S608
             " JOIN ledger_entries e ON e.ledger_id = w.ledger_id AND e.reference_id = w.reference_id",
             {},
         )
@@ -115,7 +120,7 @@ def _copy_out(connection: Connection, query: str, parameters: Mapping[str, objec
         return LEDGER_SCHEMA.empty_table()
     return pacsv.read_csv(
         pa.BufferReader(buffer),
-        read_options=pacsv.ReadOptions(column_names=LEDGER_SCHEMA.names),
+        read_options=pacsv.ReadOptions(column_names=LEDGER_SCHEMA.names, block_size=_BLOCK_BYTES),
         parse_options=pacsv.ParseOptions(newlines_in_values=True),
         convert_options=pacsv.ConvertOptions(
             column_types=LEDGER_SCHEMA,
@@ -157,9 +162,10 @@ def record(
 
 def latest(connection: Connection, registration_id: int) -> Verdict | None:
     """The newest reconciliation of a registration, or None."""
-    row = connection.execute(
-        "SELECT verdict, entries_compared, break_count, details, reconciled_at FROM backfill_reconciliations"
-        " WHERE registration_id = %s ORDER BY id DESC LIMIT 1",
-        [registration_id],
-    ).fetchone()
+    with ledger_errors("read a reconciliation from"):
+        row = connection.execute(
+            "SELECT verdict, entries_compared, break_count, details, reconciled_at FROM backfill_reconciliations"
+            " WHERE registration_id = %s ORDER BY id DESC LIMIT 1",
+            [registration_id],
+        ).fetchone()
     return Verdict(*row) if row else None

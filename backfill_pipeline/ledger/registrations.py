@@ -1,6 +1,7 @@
 """Registrations: a source at one fingerprint and mapping, with its partitions.
 
-Belongs here: registering (first time, again, as a new revision, or refusing), loading, and the life of a partition's row.
+Belongs here: registering (first time, again, as a new revision, or refusing), loading, and the life of a partition's
+row.
 Does not: reading the source; computing fingerprints.
 """
 
@@ -96,8 +97,9 @@ def register(
 ) -> tuple[Registration, bool]:
     """Registers a source; returns the registration and whether it is a new one.
 
-    The same fingerprint and mapping again is the same registration. A changed one becomes a new revision when everything
-    of the current one is posted, or when the caller accepts it; references keep entries from being posted twice.
+    The same fingerprint and mapping again is the same registration. A changed one becomes a new revision when
+    everything of the current one is posted, or when the caller accepts it; references keep entries from being posted
+    twice.
 
     Raises:
         SourceChangedError: the source or its mapping changed while partitions of the current revision are still open.
@@ -113,9 +115,9 @@ def register(
             if not changes:
                 return current, False
             _refuse_unless_safe(current, plan, changes, accept_changed=accept_changed)
-        registration_id = _insert(connection, plan, current.revision + 1 if current else 1)
-    registration = load(connection, plan.source_id)
-    assert registration is not None and registration.id == registration_id
+        _insert(connection, plan, current.revision + 1 if current else 1)
+        registration = load(connection, plan.source_id)
+    assert registration is not None
     return registration, True
 
 
@@ -158,16 +160,17 @@ def _refuse_unless_safe(
         )
     if current.mapping_parts.get("reference_columns") != plan.mapping_parts.get("reference_columns"):
         raise SourceChangedError(
-            f"source {plan.source_id} generates its references from other columns than before: entries posted already would"
-            " get new references and be posted twice; keep the columns (fields.reference_id.columns),"
+            f"source {plan.source_id} generates its references from other columns than before: entries posted already"
+            " would get new references and be posted twice; keep the columns (fields.reference_id.columns),"
             " or register it as a new revision with --accept-changed (manifest config: accept_changed)"
         )
 
 
-def _insert(connection: Connection, plan: RegistrationPlan, revision: int) -> int:
+def _insert(connection: Connection, plan: RegistrationPlan, revision: int) -> None:
     row = connection.execute(
         "INSERT INTO backfill_registrations (source_id, source_type, revision, file_name, size_bytes, sha256,"
-        " mapping_sha256, mapping_parts, header, row_count) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) RETURNING id",
+        " mapping_sha256, mapping_parts, header, row_count) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+        " RETURNING id",
         [
             plan.source_id,
             plan.source_type,
@@ -185,8 +188,8 @@ def _insert(connection: Connection, plan: RegistrationPlan, revision: int) -> in
     # What an earlier revision said is no longer what the source says.
     connection.execute("DELETE FROM backfill_source_data WHERE source_id = %s", [plan.source_id])
     with connection.cursor().copy(
-        "COPY backfill_partitions (registration_id, partition_key, number, first_row, row_count, first_line, byte_offset,"
-        " byte_length, sha256) FROM STDIN"
+        "COPY backfill_partitions (registration_id, partition_key, number, first_row, row_count, first_line,"
+        " byte_offset, byte_length, sha256) FROM STDIN"
     ) as copy:
         for partition in plan.partitions:
             copy.write_row(
@@ -213,37 +216,36 @@ def _insert(connection: Connection, plan: RegistrationPlan, revision: int) -> in
             "rows": plan.row_count,
         },
     )
-    return int(row[0])
 
 
 def load(connection: Connection, source_id: str) -> Registration | None:
     """The current (latest) registration of a source, or None."""
-    row = connection.execute(
-        "SELECT id, source_id, source_type, revision, file_name, size_bytes, sha256, mapping_sha256, mapping_parts, header,"
-        " row_count, registered_at, completed_at FROM backfill_registrations WHERE source_id = %s"
-        " ORDER BY revision DESC LIMIT 1",
-        [source_id],
-    ).fetchone()
-    if row is None:
-        return None
-    partitions = connection.execute(
-        "SELECT id, partition_key, number, first_row, row_count, first_line, byte_offset, byte_length, sha256, valid_rows,"
-        " posted_at IS NOT NULL, error FROM backfill_partitions WHERE registration_id = %s ORDER BY number",
-        [row[0]],
-    ).fetchall()
-    return Registration(
-        *row[:9],
-        tuple(row[9]),
-        *row[10:],
-        tuple(Partition(p[0], p[1], PartitionPlan(*p[2:9]), *p[9:]) for p in partitions),
-    )
+    with ledger_errors("read registrations from"):
+        row = connection.execute(
+            "SELECT id, source_id, source_type, revision, file_name, size_bytes, sha256, mapping_sha256, mapping_parts,"
+            " header, row_count, registered_at, completed_at FROM backfill_registrations WHERE source_id = %s"
+            " ORDER BY revision DESC LIMIT 1",
+            [source_id],
+        ).fetchone()
+        if row is None:
+            return None
+        partitions = connection.execute(
+            "SELECT id, partition_key, number, first_row, row_count, first_line, byte_offset, byte_length, sha256,"
+            " valid_rows, posted_at IS NOT NULL, error FROM backfill_partitions WHERE registration_id = %s"
+            " ORDER BY number",
+            [row[0]],
+        ).fetchall()
+    loaded = tuple(Partition(p[0], p[1], PartitionPlan(*p[2:9]), *p[9:]) for p in partitions)
+    fields = (*row[:9], tuple(row[9]), *row[10:], loaded)
+    return Registration(*fields)
 
 
 def source_ids(connection: Connection) -> list[str]:
     """All sources that were ever registered."""
-    rows = connection.execute(
-        "SELECT DISTINCT source_id FROM backfill_registrations ORDER BY source_id"
-    ).fetchall()
+    with ledger_errors("read registrations from"):
+        rows = connection.execute(
+            "SELECT DISTINCT source_id FROM backfill_registrations ORDER BY source_id"
+        ).fetchall()
     return [source_id for (source_id,) in rows]
 
 
@@ -260,7 +262,8 @@ def record_validated(
 
 def record_failure(connection: Connection, partition_id: int, error: str) -> None:
     """Notes why a partition's last try failed. A posted partition stays posted."""
-    connection.execute("UPDATE backfill_partitions SET error = %s WHERE id = %s", [error, partition_id])
+    with ledger_errors("record progress in"):
+        connection.execute("UPDATE backfill_partitions SET error = %s WHERE id = %s", [error, partition_id])
 
 
 def complete_partition(connection: Connection, registration: Registration, partition_id: int) -> None:
@@ -272,6 +275,8 @@ def complete_partition(connection: Connection, registration: Registration, parti
         LedgerError: read ≠ posted + duplicates + conflicts + rejected + filtered, or a reject was counted but not kept.
     """
     with ledger_errors("complete a partition in"), connection.transaction():
+        # Whoever completes it at the same time waits here and then finds it posted: counters move once.
+        connection.execute("SELECT 1 FROM backfill_partitions WHERE id = %s FOR UPDATE", [partition_id])
         row = connection.execute(
             "SELECT partition_key, read, posted, duplicates, conflicts, rejected, filtered, rejects_recorded, posted_at"
             " FROM backfill_partition_outcomes WHERE partition_id = %s",
@@ -282,8 +287,8 @@ def complete_partition(connection: Connection, registration: Registration, parti
         if read != posted + duplicates + conflicts + rejected + filtered or recorded != conflicts + rejected:
             raise LedgerError(
                 f"partition {key} of {registration.source_id} does not add up: read {read}, posted {posted}, duplicates"
-                f" {duplicates}, conflicts {conflicts}, rejected {rejected}, filtered {filtered}, {recorded} rejects kept;"
-                " materialize it again from extracted on"
+                f" {duplicates}, conflicts {conflicts}, rejected {rejected}, filtered {filtered}, {recorded} rejects"
+                " kept; materialize it again from extracted on"
             )
         connection.execute(
             "UPDATE backfill_partitions SET posted_at = coalesce(posted_at, now()), error = NULL WHERE id = %s",
@@ -291,7 +296,8 @@ def complete_partition(connection: Connection, registration: Registration, parti
         )
         if posted_at is None:
             early = connection.execute(
-                "SELECT rejected_early, filtered FROM backfill_partitions WHERE id = %s", [partition_id]
+                "SELECT coalesce(rejected_early, 0), coalesce(filtered, 0) FROM backfill_partitions WHERE id = %s",
+                [partition_id],
             ).fetchone()
             assert early is not None
             checkpoints.advance(

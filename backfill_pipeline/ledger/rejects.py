@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from backfill_pipeline.ledger.connection import Connection
+from backfill_pipeline.ledger.connection import Connection, ledger_errors
 
 REJECTS_SCHEMA = pa.schema(
     [
@@ -53,7 +53,7 @@ def insert(connection: Connection, partition_id: int, batch_id: int | None, rows
 
 
 def replace_early(connection: Connection, partition_id: int, rows: pa.Table) -> None:
-    """Replaces what earlier tries rejected before posting (extract, transform, validate), in the caller's transaction."""
+    """Replaces what earlier tries rejected before posting (extract to validate), in the caller's transaction."""
     connection.execute(
         "DELETE FROM backfill_rejects WHERE partition_id = %s AND batch_id IS NULL",
         [partition_id],
@@ -65,30 +65,33 @@ def list_rejects(
     connection: Connection, registration_id: int, *, limit: int | None = None, code: str | None = None
 ) -> list[Reject]:
     """Reject rows of a registration in source order."""
-    rows = connection.execute(
-        "SELECT p.partition_key, x.source_row, x.source_line, x.stage, x.code, x.field, x.reason, x.raw"
-        " FROM backfill_rejects x JOIN backfill_partitions p ON p.id = x.partition_id"
-        " WHERE p.registration_id = %(registration)s AND (%(code)s::text IS NULL OR x.code = %(code)s)"
-        " ORDER BY x.source_row LIMIT %(limit)s",
-        {"registration": registration_id, "code": code, "limit": limit},
-    ).fetchall()
+    with ledger_errors("read rejects from"):
+        rows = connection.execute(
+            "SELECT p.partition_key, x.source_row, x.source_line, x.stage, x.code, x.field, x.reason, x.raw"
+            " FROM backfill_rejects x JOIN backfill_partitions p ON p.id = x.partition_id"
+            " WHERE p.registration_id = %(registration)s AND (%(code)s::text IS NULL OR x.code = %(code)s)"
+            " ORDER BY x.source_row LIMIT %(limit)s",
+            {"registration": registration_id, "code": code, "limit": limit},
+        ).fetchall()
     return [Reject(*row) for row in rows]
 
 
 def count_by_code(connection: Connection, registration_id: int) -> dict[str, int]:
     """Number of reject rows per code, most frequent first."""
-    rows = connection.execute(
-        "SELECT x.code, count(*) FROM backfill_rejects x JOIN backfill_partitions p ON p.id = x.partition_id"
-        " WHERE p.registration_id = %s GROUP BY x.code ORDER BY count(*) DESC, x.code",
-        [registration_id],
-    ).fetchall()
+    with ledger_errors("read rejects from"):
+        rows = connection.execute(
+            "SELECT x.code, count(*) FROM backfill_rejects x JOIN backfill_partitions p ON p.id = x.partition_id"
+            " WHERE p.registration_id = %s GROUP BY x.code ORDER BY count(*) DESC, x.code",
+            [registration_id],
+        ).fetchall()
     return {code: count for code, count in rows}
 
 
 def rows_rejected_while_posting(connection: Connection, partition_id: int) -> dict[int, str]:
     """source_row → code of the rows of a partition that posting refused."""
-    rows = connection.execute(
-        "SELECT source_row, code FROM backfill_rejects WHERE partition_id = %s AND stage = 'post'",
-        [partition_id],
-    ).fetchall()
+    with ledger_errors("read rejects from"):
+        rows = connection.execute(
+            "SELECT source_row, code FROM backfill_rejects WHERE partition_id = %s AND stage = 'post'",
+            [partition_id],
+        ).fetchall()
     return {row: code for row, code in rows}

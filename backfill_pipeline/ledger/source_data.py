@@ -16,6 +16,9 @@ def replace(connection: Connection, source_id: str, partition_id: int, entries: 
     """Writes source row and reference of every valid entry of a partition, in the caller's transaction.
 
     Args:
+        connection: in the caller's transaction.
+        source_id: the source that says so.
+        partition_id: whose rows are replaced.
         entries: has source_row, ledger_id and reference_id.
     """
     connection.execute("DELETE FROM backfill_source_data WHERE partition_id = %s", [partition_id])
@@ -30,7 +33,8 @@ def replace(connection: Connection, source_id: str, partition_id: int, entries: 
     )
     encoder = pgpq.ArrowToPostgresBinaryEncoder(table.schema)
     with connection.cursor().copy(
-        "COPY backfill_source_data (source_id, partition_id, source_row, ledger_id, reference_id) FROM STDIN (FORMAT binary)"
+        "COPY backfill_source_data (source_id, partition_id, source_row, ledger_id, reference_id)"
+        " FROM STDIN (FORMAT binary)"
     ) as copy:
         copy.write(encoder.write_header())
         for record_batch in table.to_batches(max_chunksize=20_000):

@@ -1,8 +1,8 @@
 """Staging: the path of a batch that cannot be copied as a whole.
 
 The batch goes into a temporary table, where each row is told apart in sets: posted, duplicate (identical payload),
-conflict (same reference, other payload), rejected with its reason. The outcome is that of posting the rows one by one in
-source order through post_ledger_entry; a property test holds the two equal.
+conflict (same reference, other payload), rejected with its reason. The outcome is that of posting the rows one by one
+in source order through post_ledger_entry; a property test holds the two equal.
 
 Belongs here: the verdicts and the set-wise insert of what remains.
 Does not: transactions (the caller's), raw text of rejects, counting.
@@ -33,8 +33,9 @@ class RefusedRow:
 
 _CREATE_TABLES = """
 CREATE TEMP TABLE IF NOT EXISTS backfill_staging (
-    ledger_id text COLLATE "C", debit_account_id text COLLATE "C", credit_account_id text COLLATE "C", amount numeric,
-    currency_code text COLLATE "C", asset_type text, transaction_type text, reference_id text COLLATE "C",
+    ledger_id text COLLATE "C", debit_account_id text COLLATE "C", credit_account_id text COLLATE "C",
+    amount numeric, currency_code text COLLATE "C", asset_type text, transaction_type text,
+    reference_id text COLLATE "C",
     timestamp_utc timestamptz, fx_rate numeric, metadata jsonb, batch_id bigint, source_row bigint
 ) ON COMMIT DELETE ROWS;
 CREATE TEMP TABLE IF NOT EXISTS backfill_verdicts (
@@ -51,30 +52,57 @@ FROM (SELECT debit_account_id AS account_id, currency_code, asset_type, source_r
       UNION ALL SELECT credit_account_id, currency_code, asset_type, source_row FROM backfill_staging) AS leg
 WHERE NOT EXISTS (SELECT 1 FROM bank_accounts WHERE id = account_id)
   AND EXISTS (SELECT 1 FROM currencies WHERE code = currency_code)
+  AND account_id <> '' AND length(account_id) <= 255
 ORDER BY account_id, source_row
 ON CONFLICT (id) DO NOTHING
 """
 
-# One pass over the batch. A row repeats an entry when the ledger has its reference, or when an earlier row of the batch
-# with that reference is acceptable by itself (the "winner"); an unacceptable row takes no reference.
-_JUDGE = """
+_COMPARED = (
+    "debit_account_id",
+    "credit_account_id",
+    "amount",
+    "currency_code",
+    "asset_type",
+    "transaction_type",
+    "timestamp_utc",
+)
+
+
+def _differences() -> str:
+    """What differs between row r and the entry e or the row w whose reference it has, one expression a field."""
+    return ",\n               ".join(
+        f"CASE WHEN r.{field} <> coalesce(e.{field}, w.{field}) THEN"
+        f" format('{field} (%s, not %s)', r.{field}, coalesce(e.{field}, w.{field})) END"
+        for field in _COMPARED
+    )
+
+
+# One pass over the batch. A row that could not be an entry whatever else the ledger holds (its amount, its rate, one
+# account on both sides) is rejected for that. Any other row repeats an entry when the ledger has its reference, or when
+# an earlier row of the batch with that reference is acceptable by itself (the "winner"); an unacceptable row takes no
+# reference. That is the order in which the database looks at a single row: checks, unique key, accounts.
+_JUDGE = f"""
 INSERT INTO backfill_verdicts (source_row, verdict, code, field, reason, compared_row)
 WITH judged AS (
     SELECT s.*,
-           CASE WHEN s.amount <= 0 OR s.amount >= 100000000000000000000 OR scale(s.amount) > 18 THEN 'amount_out_of_range'
-                WHEN s.fx_rate <= 0 OR s.fx_rate >= 100000000000000000000 OR scale(s.fx_rate) > 18 THEN 'fx_rate_out_of_range'
+           CASE WHEN s.amount <= 0 OR s.amount >= 100000000000000000000 OR scale(s.amount) > 18
+                    THEN 'amount_out_of_range'
+                WHEN s.fx_rate <= 0 OR s.fx_rate >= 100000000000000000000 OR scale(s.fx_rate) > 18
+                    THEN 'fx_rate_out_of_range'
                 WHEN s.debit_account_id = s.credit_account_id THEN 'same_account'
                 WHEN debit.id IS NULL THEN 'unknown_account'
                 WHEN credit.id IS NULL THEN 'unknown_account'
                 WHEN s.currency_code NOT IN (debit.currency_code, credit.currency_code) THEN 'currency_mismatch'
                 WHEN debit.currency_code <> credit.currency_code AND s.fx_rate IS NULL THEN 'fx_rate_missing'
            END AS code,
-           debit.id IS NULL AS debit_unknown, debit.currency_code AS debit_currency, credit.currency_code AS credit_currency
+           debit.id IS NULL AS debit_unknown, debit.currency_code AS debit_currency,
+           credit.currency_code AS credit_currency
     FROM backfill_staging s
     LEFT JOIN bank_accounts debit ON debit.id = s.debit_account_id
     LEFT JOIN bank_accounts credit ON credit.id = s.credit_account_id
 ), ranked AS (
     SELECT judged.*,
+           coalesce(code IN ('amount_out_of_range', 'fx_rate_out_of_range', 'same_account'), false) AS impossible,
            min(source_row) FILTER (WHERE code IS NULL) OVER (PARTITION BY ledger_id, reference_id) AS winner_row
     FROM judged
 ), compared AS (
@@ -82,27 +110,16 @@ WITH judged AS (
            r.debit_account_id, r.credit_account_id, r.amount, r.fx_rate, e.id AS entry_id, w.source_row AS compared_row,
            CASE WHEN e.id IS NOT NULL THEN 'the ledger' ELSE format('row %s', w.source_row) END AS other,
            concat_ws(', ',
-               CASE WHEN r.debit_account_id <> coalesce(e.debit_account_id, w.debit_account_id) THEN
-                   format('debit_account_id (%s, not %s)', r.debit_account_id, coalesce(e.debit_account_id, w.debit_account_id)) END,
-               CASE WHEN r.credit_account_id <> coalesce(e.credit_account_id, w.credit_account_id) THEN
-                   format('credit_account_id (%s, not %s)', r.credit_account_id, coalesce(e.credit_account_id, w.credit_account_id)) END,
-               CASE WHEN r.amount <> coalesce(e.amount, w.amount) THEN
-                   format('amount (%s, not %s)', r.amount, coalesce(e.amount, w.amount)) END,
-               CASE WHEN r.currency_code <> coalesce(e.currency_code, w.currency_code) THEN
-                   format('currency_code (%s, not %s)', r.currency_code, coalesce(e.currency_code, w.currency_code)) END,
-               CASE WHEN r.asset_type <> coalesce(e.asset_type, w.asset_type) THEN
-                   format('asset_type (%s, not %s)', r.asset_type, coalesce(e.asset_type, w.asset_type)) END,
-               CASE WHEN r.transaction_type <> coalesce(e.transaction_type, w.transaction_type) THEN
-                   format('transaction_type (%s, not %s)', r.transaction_type, coalesce(e.transaction_type, w.transaction_type)) END,
-               CASE WHEN r.timestamp_utc <> coalesce(e.timestamp_utc, w.timestamp_utc) THEN
-                   format('timestamp_utc (%s, not %s)', r.timestamp_utc, coalesce(e.timestamp_utc, w.timestamp_utc)) END,
+               {_differences()},
                CASE WHEN r.fx_rate IS DISTINCT FROM (CASE WHEN e.id IS NOT NULL THEN e.fx_rate ELSE w.fx_rate END)
                    THEN 'fx_rate' END,
                CASE WHEN r.metadata IS DISTINCT FROM (CASE WHEN e.id IS NOT NULL THEN e.metadata ELSE w.metadata END)
                    THEN 'metadata' END) AS differences
     FROM ranked r
-    LEFT JOIN ledger_entries e ON e.ledger_id = r.ledger_id AND e.reference_id = r.reference_id
-    LEFT JOIN backfill_staging w ON e.id IS NULL AND r.source_row > r.winner_row AND w.source_row = r.winner_row
+    LEFT JOIN ledger_entries e
+        ON NOT r.impossible AND e.ledger_id = r.ledger_id AND e.reference_id = r.reference_id
+    LEFT JOIN backfill_staging w
+        ON NOT r.impossible AND e.id IS NULL AND r.source_row > r.winner_row AND w.source_row = r.winner_row
     WHERE e.id IS NOT NULL OR r.code IS NOT NULL OR r.source_row > r.winner_row
 )
 SELECT source_row,
@@ -120,7 +137,8 @@ SELECT source_row,
                 CASE WHEN differences = '' THEN format('identical to %s', other)
                      ELSE format('same reference as %s with other %s', other, differences) END
             WHEN code = 'unknown_account' THEN
-                format('account %s does not exist', CASE WHEN debit_unknown THEN debit_account_id ELSE credit_account_id END)
+                format('account %s does not exist',
+                       CASE WHEN debit_unknown THEN debit_account_id ELSE credit_account_id END)
             WHEN code = 'same_account' THEN format('debits and credits the same account %s', debit_account_id)
             WHEN code = 'currency_mismatch' THEN
                 format('is in %s, but its accounts are in %s and %s', currency_code, debit_currency, credit_currency)
@@ -129,7 +147,7 @@ SELECT source_row,
             ELSE format('moves between %s and %s and has no fx_rate', debit_currency, credit_currency) END,
        compared_row
 FROM compared
-"""
+"""  # noqa: S608
 
 _INSERT = f"""
 INSERT INTO ledger_entries ({", ".join(COPY_COLUMNS)})
@@ -137,7 +155,7 @@ SELECT {", ".join(f"s.{column}" for column in COPY_COLUMNS)}
 FROM backfill_staging s
 WHERE NOT EXISTS (SELECT 1 FROM backfill_verdicts v WHERE v.source_row = s.source_row)
 ORDER BY s.source_row
-"""
+"""  # noqa: S608
 
 
 def sort_out(
@@ -148,11 +166,15 @@ def sort_out(
     Args:
         connection: inside the batch's transaction.
         entries: POSTING_SCHEMA; `source_row` is unique.
+        batch_id: stored with every entry.
         create_unknown_accounts: open the accounts that entries name and the ledger lacks, in the entry's currency.
 
     Raises:
         psycopg.errors.UniqueViolation: another session posted one of the references meanwhile.
     """
+    # Tables are locked in the order in which every posting locks them, also when accounts are looked at first: whoever
+    # alters both (the constraint step) then waits for us, or we for it, but not each for the other.
+    connection.execute("LOCK TABLE ledger_entries IN ROW EXCLUSIVE MODE")
     connection.execute(_CREATE_TABLES)
     # Twice in one transaction is possible (opening balances in tests), so the tables are emptied, not assumed empty.
     connection.execute("TRUNCATE backfill_staging, backfill_verdicts")

@@ -46,11 +46,11 @@ def partition_outcomes(connection: Connection, registration_id: int) -> list[Par
     """All partitions of a registration in source order."""
     with ledger_errors("read progress from"):
         rows = connection.execute(
-            "SELECT partition_key, status, read, posted, duplicates, conflicts, rejected, filtered, processed, seconds, error"
-            " FROM backfill_partition_outcomes WHERE registration_id = %s ORDER BY number",
+            "SELECT partition_key, status, read, posted, duplicates, conflicts, rejected, filtered, processed,"
+            " seconds::float8, error FROM backfill_partition_outcomes WHERE registration_id = %s ORDER BY number",
             [registration_id],
         ).fetchall()
-    return [PartitionOutcome(*row[:9], float(row[9]), row[10]) for row in rows]
+    return [PartitionOutcome(*row) for row in rows]
 
 
 def run_counts(
@@ -65,13 +65,15 @@ def run_counts(
         row = connection.execute(
             """
             SELECT coalesce(sum(posted_now), 0)::bigint, coalesce(sum(duplicates + posted - posted_now), 0)::bigint,
-                   coalesce(sum(conflicts), 0)::bigint, coalesce(sum(rejected), 0)::bigint, coalesce(sum(filtered), 0)::bigint
+                   coalesce(sum(conflicts), 0)::bigint, coalesce(sum(rejected), 0)::bigint,
+                   coalesce(sum(filtered), 0)::bigint
             FROM (SELECT o.posted, o.duplicates, o.conflicts,
                          CASE WHEN o.status = 'posted' THEN o.rejected ELSE coalesce(b.rejected, 0) END AS rejected,
                          CASE WHEN o.status = 'posted' THEN o.filtered ELSE 0 END AS filtered,
                          coalesce(b.posted_now, 0) AS posted_now
                   FROM backfill_partition_outcomes o
-                  LEFT JOIN LATERAL (SELECT sum(posted) FILTER (WHERE run_id = ANY(%(runs)s)) AS posted_now, sum(rejected) AS rejected
+                  LEFT JOIN LATERAL (SELECT sum(posted) FILTER (WHERE run_id = ANY(%(runs)s)) AS posted_now,
+                                            sum(rejected) AS rejected
                                      FROM backfill_batches WHERE partition_id = o.partition_id) b ON true
                   WHERE o.registration_id = %(registration)s AND o.partition_key = ANY(%(keys)s)) AS part
             """,
@@ -81,8 +83,10 @@ def run_counts(
             "SELECT coalesce(sum(posted), 0)::bigint FROM backfill_batches WHERE kind = 'opening' AND run_id = ANY(%s)",
             [list(run_ids)],
         ).fetchone()
-    assert row is not None and opening is not None
-    return RunCounts(sum(row), *row, opening[0])
+    assert row is not None
+    assert opening is not None
+    posted, duplicates, conflicts, rejected, filtered = row
+    return RunCounts(sum(row), posted, duplicates, conflicts, rejected, filtered, opening[0])
 
 
 def processed_rows(connection: Connection, source_id: str) -> int:

@@ -10,16 +10,21 @@ A run is executed in process: starting a code server and a run worker for it wou
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import dagster as dg
 import psutil
+import sqlalchemy.exc
 from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.errors import DagsterAssetCheckFailedError
 from dagster._core.execution.api import execute_run_iterator
 from dagster._core.remote_origin import RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.workspace.load_target import ModuleTarget
+from dagster_postgres.utils import DagsterPostgresException
 
+from backfill_pipeline.errors import TransientLedgerError
 from backfill_pipeline.orchestration.assets.keys import (
     CONSTRAINTS_KEY,
     RANGE_END_TAG,
@@ -31,6 +36,7 @@ from backfill_pipeline.stages.prepare import STAGES
 LOCATION = "ledger_backfill"  # as in workspace.yaml
 _REPOSITORY = "__repository__"
 # Hidden in the UI, as all of this prefix.
+_HOST_TAG = ".dagster/backfill_host"
 _PID_TAG = ".dagster/backfill_pid"
 _STARTED_TAG = ".dagster/backfill_process_started"
 _RUNNING = (
@@ -128,8 +134,7 @@ def _execute(
             **(tags or {}),
             ".dagster/repository": f"{_REPOSITORY}@{LOCATION}",
             "backfill/launched_by": "backfill command",
-            _PID_TAG: str(os.getpid()),
-            _STARTED_TAG: str(psutil.Process().create_time()),
+            **process_tags(),
         },
         asset_selection=selection,
         remote_job_origin=_origin(job_name),
@@ -140,12 +145,27 @@ def _execute(
             _take(event, outcome)
         if outcome.interrupted:  # Dagster turns Ctrl-C into a failure of the step that was running
             raise KeyboardInterrupt
+    except (DagsterPostgresException, sqlalchemy.exc.DBAPIError) as error:
+        # Nobody can be told now that the run ended; the next command finds its process gone.
+        raise TransientLedgerError(
+            "Dagster's records cannot be reached any more, so the run was stopped; what is committed stays:"
+            " see that the server runs, then carry on with backfill resume SOURCE"
+        ) from error
     except BaseException:
         finish_abandoned(instance, run.run_id, "interrupted")
         raise
     finished = instance.get_run_by_id(run.run_id)
     outcome.success = finished is not None and finished.status is dg.DagsterRunStatus.SUCCESS
     return outcome
+
+
+def process_tags() -> dict[str, str]:
+    """Which process executes a run: by it the next command finds out whether the run is still going on."""
+    return {
+        _HOST_TAG: socket.gethostname(),
+        _PID_TAG: str(os.getpid()),
+        _STARTED_TAG: str(psutil.Process().create_time()),
+    }
 
 
 def _origin(job_name: str) -> RemoteJobOrigin:
@@ -162,8 +182,11 @@ def _origin(job_name: str) -> RemoteJobOrigin:
 def _take(event: dg.DagsterEvent, outcome: LaunchedRun) -> None:
     if event.is_step_failure:
         data = event.step_failure_data
-        if data.error is not None and data.error.cls_name == dg.DagsterExecutionInterruptedError.__name__:
+        kind = data.error.cls_name if data.error else None
+        if kind == dg.DagsterExecutionInterruptedError.__name__:
             outcome.interrupted = True
+        elif kind == DagsterAssetCheckFailedError.__name__:
+            return  # a blocking check fails its step as well; the check's verdict says it better
         text = data.user_failure_data.description if data.user_failure_data else None
         outcome.errors.append(
             text or (data.error.message.strip() if data.error else f"{event.step_key} failed")
@@ -190,7 +213,12 @@ def sweep_orphans(instance: dg.DagsterInstance, *, only_own: bool) -> list[str]:
     swept = []
     for run in instance.get_runs(dg.RunsFilter(statuses=list(_RUNNING))):
         pid, started = run.tags.get(_PID_TAG), run.tags.get(_STARTED_TAG)
-        orphan = not _is_alive(int(pid), started) if pid else not only_own
+        if pid is None:
+            orphan = not only_own
+        elif run.tags.get(_HOST_TAG) != socket.gethostname():
+            orphan = False  # another machine shares this instance: only it can tell
+        else:
+            orphan = not _is_alive(int(pid), started)
         if orphan:
             finish_abandoned(instance, run.run_id, "the process that executed it is gone")
             swept.append(run.run_id)

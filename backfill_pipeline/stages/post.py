@@ -32,6 +32,10 @@ from backfill_pipeline.stages.work import Log, SourceWork
 _RETRY_WAIT_MAX_S = 60.0
 T = TypeVar("T")
 
+# Retries are told through `log`. stamina's own report goes to standard output when structlog is installed, into the
+# middle of `run --json`.
+stamina.instrumentation.set_on_retry_hooks(())
+
 
 class RunStoppedError(BackfillError):
     """The run was asked to stop; what is committed stays, the rest is for the next run."""

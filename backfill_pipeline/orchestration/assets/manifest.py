@@ -16,6 +16,8 @@ from backfill_pipeline.orchestration.metadata import manifest_metadata
 from backfill_pipeline.orchestration.partitions import sync_partitions
 from backfill_pipeline.orchestration.resources import LedgerResource
 from backfill_pipeline.stages.manifest import register_source
+from backfill_pipeline.stages.post import prepare_ledger
+from backfill_pipeline.stages.work import open_work
 
 
 def manifest_asset(definition: SourceDefinition) -> dg.AssetsDefinition:
@@ -33,6 +35,9 @@ def manifest_asset(definition: SourceDefinition) -> dg.AssetsDefinition:
     ) -> Iterator[dg.MaterializeResult[None]]:
         with terminal():
             report = register_source(definition, ledger.places, accept_changed=config.accept_changed)
+            if not report.registration.partitions:
+                # Opening balances are posted with the first partition; an export without rows has none.
+                prepare_ledger(open_work(definition, ledger.places), context.run.run_id)
         sync_partitions(context.instance, report.registration)
         context.log.info(
             f"{'registered' if report.is_new else 'already registered'}: {report.registration.row_count:,} rows"

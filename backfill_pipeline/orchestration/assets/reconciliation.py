@@ -88,7 +88,9 @@ def _partitions_of_run(
 def reconciliation_text(report: ReconciliationReport) -> str:
     """The outcome in a sentence."""
     if report.matches:
-        still_open = f"; {report.open_partitions:,} partitions are not posted yet" if report.open_partitions else ""
+        still_open = (
+            f"; {report.open_partitions:,} partitions are not posted yet" if report.open_partitions else ""
+        )
         return (
             f"match: {report.entries_compared:,} entries equal in every field,"
             f" {report.opening_entries_compared:,} opening entries, every balance equal to its legs;"

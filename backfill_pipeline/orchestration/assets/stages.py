@@ -84,7 +84,7 @@ def stage_assets(definition: SourceDefinition) -> dg.AssetsDefinition:
                 work=open_work(definition, ledger.places),
                 config=effective_config(definition.config, config.to_core()),
                 selected=selected,
-                run_id=context.run_id,
+                run_id=context.run.run_id,
                 log=context.log.info,
             )
             failed: list[PartitionReport] = []

@@ -1,0 +1,45 @@
+"""A real PostgreSQL for every test that asks for one; nothing is mocked.
+
+`ledger_url` is a fresh, migrated ledger on the embedded PostgreSQL 18. The tests below `ledger/` ask for the same
+fixtures and get each server that the product supports in turn.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+
+from backfill_pipeline.ledger.connection import Connection, connect
+from backfill_pipeline_tests import postgresql
+from backfill_pipeline_tests.postgresql import Server
+
+
+@pytest.fixture(scope="session")
+def postgresql_18() -> Iterator[Server]:
+    with postgresql.embedded_18() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgresql_15() -> Iterator[Server]:
+    if not postgresql.DEBIAN_15.is_dir():
+        pytest.skip("PostgreSQL 15 is not installed: install Debian 12's package postgresql-15")
+    with postgresql.debian_15() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def server(postgresql_18: Server) -> Server:
+    return postgresql_18
+
+
+@pytest.fixture
+def ledger_url(server: Server) -> Iterator[str]:
+    """The URL of a fresh, migrated ledger, dropped after the test."""
+    with server.ledger_database() as url:
+        yield url
+
+
+@pytest.fixture
+def connection(ledger_url: str) -> Iterator[Connection]:
+    with connect(ledger_url) as connection:
+        yield connection
