@@ -21,7 +21,7 @@ def main() -> None:
     from backfill_pipeline.errors import BackfillError, UsageError
 
     try:
-        app()
+        app(prog_name="backfill")
     except UsageError as error:
         print(f"backfill: {error}", file=sys.stderr)
         sys.exit(ExitCode.USAGE)

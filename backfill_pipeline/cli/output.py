@@ -14,8 +14,9 @@ from decimal import Decimal
 from rich.console import Console
 
 # Results go to standard output, progress and remarks to standard error: `backfill run … --json | jq` works.
-console = Console(highlight=False)
-remarks = Console(stderr=True, highlight=False)
+# Nothing is wrapped: a terminal does that itself, and a pipe must get whole lines.
+console = Console(highlight=False, soft_wrap=True)
+remarks = Console(stderr=True, highlight=False, soft_wrap=True)
 
 STATE_STYLES = {
     "posted": "green",

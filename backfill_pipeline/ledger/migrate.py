@@ -61,18 +61,19 @@ def migrate(connection: Connection, migrations: Sequence[Migration] | None = Non
             for migration in applied:
                 _apply(connection, migration)
         finally:
-            connection.execute("SELECT pg_advisory_unlock(%s, %s)", [ADVISORY_LOCK_SPACE, _MIGRATION_LOCK])
+            if not connection.closed:  # else the lock is gone, and why the connection is gone is the better error
+                connection.execute("SELECT pg_advisory_unlock(%s, %s)", [ADVISORY_LOCK_SPACE, _MIGRATION_LOCK])
     return applied
 
 
 def _recorded(connection: Connection) -> dict[int, tuple[str, str]]:
-    connection.execute("SET client_min_messages = warning")
-    connection.execute(
-        "CREATE TABLE IF NOT EXISTS ledger_schema_migrations ("
-        " version integer PRIMARY KEY, name text NOT NULL, checksum text NOT NULL,"
-        " applied_at timestamptz NOT NULL DEFAULT now())"
-    )
-    connection.execute("RESET client_min_messages")
+    with connection.transaction():
+        connection.execute("SET LOCAL client_min_messages = warning")  # not a notice that the table exists
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS ledger_schema_migrations ("
+            " version integer PRIMARY KEY, name text NOT NULL, checksum text NOT NULL,"
+            " applied_at timestamptz NOT NULL DEFAULT now())"
+        )
     rows = connection.execute("SELECT version, name, checksum FROM ledger_schema_migrations").fetchall()
     return {version: (name, checksum) for version, name, checksum in rows}
 

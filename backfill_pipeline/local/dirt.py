@@ -65,7 +65,7 @@ class Spoiler:
         return _set(_set(_set(row, _CREDIT, self._homes[other]), _KIND, "FX"), _RATE, rate)
 
     def _currencies(self, row: list[str]) -> set[str]:
-        numbers = (int(row[column].removeprefix("ACC-")) - 1 for column in (_DEBIT, _CREDIT))
+        numbers = (int(row[column].rpartition("-")[2]) - 1 for column in (_DEBIT, _CREDIT))
         return {self._codes[int(self._account_currency[number])] for number in numbers}
 
 
@@ -111,7 +111,7 @@ DIRT: Final[dict[str, Dirt]] = {
     "time_without_zone": Dirt("time_zone_missing", lambda _, row: _set(row, _TIME, row[_TIME][:19])),
     "time_two_digit_year": _put("time_malformed", _TIME, "05/03/24 10:15"),
     "account_same": Dirt("same_account", lambda _, row: _set(_set(row, _CREDIT, row[_DEBIT]), _RATE, "")),
-    "account_unknown": _put("unknown_account", _DEBIT, "ACC-UNKNOWN"),
+    "account_unknown": _put("unknown_account", _DEBIT, "NO-SUCH-ACCOUNT"),
     "account_missing": _put("credit_account_id_missing", _CREDIT, ""),
     "reference_missing": _put("reference_id_missing", _ID, ""),
     "fields_too_few": Dirt("wrong_field_count", lambda _, row: row[:-2]),

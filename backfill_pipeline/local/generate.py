@@ -155,7 +155,7 @@ def generate(
         UsageError: an argument is out of range.
     """
     _check_arguments(entries, accounts, seed, dirty_rate)
-    book = _Book.draw(accounts, seed)
+    book = _Book.draw(accounts, seed, f"{name}{seed}".upper())
     openings = _opening_balances(book, _largest_outflows(book, entries, seed), seed)
     sources_dir = out_dir if sources_dir is None else sources_dir
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -232,6 +232,7 @@ _FOR_ACCOUNTS, _FOR_OPENINGS, _FORDIRT, _FOR_ENTRIES = range(4)
 class _Book:
     """The accounts: number in the file → currency and side, and the accounts of each currency."""
 
+    tag: str  # starts account ids and references, so that two exports can be in one ledger
     currency: Integers
     credit_normal: npt.NDArray[np.bool_]
     ids: pa.Array
@@ -241,7 +242,7 @@ class _Book:
     rank: Integers  # of each account among those of its currency
 
     @classmethod
-    def draw(cls, accounts: int, seed: int) -> "_Book":
+    def draw(cls, accounts: int, seed: int, tag: str) -> "_Book":
         kinds = len(_CURRENCIES)
         dice = _Dice(seed, _FOR_ACCOUNTS)
         bounds = np.cumsum([currency.share for currency in _CURRENCIES])
@@ -256,8 +257,8 @@ class _Book:
         rank = np.empty(accounts, np.int64)
         rank[by_currency] = np.arange(accounts) - first[currency[by_currency]]
         numbers = pc.utf8_lpad(_text(np.arange(1, accounts + 1)), _ACCOUNT_DIGITS, "0")
-        ids = pc.binary_join_element_wise(pa.scalar("ACC-"), numbers, "")
-        return cls(currency, credit_normal, ids, by_currency, first, size, rank)
+        ids = pc.binary_join_element_wise(pa.scalar(f"{tag}-"), numbers, "")
+        return cls(tag, currency, credit_normal, ids, by_currency, first, size, rank)
 
 
 def _opening_balances(book: _Book, outflows: Integers, seed: int) -> Integers:
@@ -387,7 +388,9 @@ def _columns(book: _Book, moves: _Moves, dice: _Dice, first: int, entries: int) 
     fraction = pc.utf8_lpad(_text(moves.rate % _RATE_UNIT), 8, "0")
     rate = pc.if_else(pa.array(moves.rate > 0), pc.binary_join_element_wise(whole, fraction, "."), "")
     return [
-        pc.binary_join_element_wise(pa.scalar("BK"), pc.utf8_lpad(_text(number + 1), 10, "0"), ""),
+        pc.binary_join_element_wise(
+            pa.scalar(f"{book.tag}-BK"), pc.utf8_lpad(_text(number + 1), 10, "0"), ""
+        ),
         pc.binary_join_element_wise(_local_times(time_s), _BRANCH_OFFSETS.take(pa.array(branch)), ""),
         book.ids.take(pa.array(moves.debit)),
         book.ids.take(pa.array(moves.credit)),

@@ -26,7 +26,8 @@ def find_sources(
         registered_dir: links to source files elsewhere, made by `register_path`.
     """
     found: dict[str, SourceDefinition | SourceDefinitionError] = {}
-    for path in [*_files(sources_dir), *_files(registered_dir)]:
+    # Links are followed first, so that errors name the user's own file.
+    for path in [*_files(sources_dir), *(path.resolve() for path in _files(registered_dir))]:
         try:
             definition = load_definition(path)
         except SourceDefinitionError as error:
@@ -60,7 +61,8 @@ def resolve_source(name: str, sources_dir: Path, registered_dir: Path) -> Source
         case _:
             known = ", ".join(sources) or "none"
             raise UsageError(
-                f"there is no source {name} in {sources_dir} (known: {known}): name one of these, or the path of a source file"
+                f"there is no source {name} in {sources_dir} (known: {known}): name one of these,"
+                " or the path of a source file"
             )
 
 

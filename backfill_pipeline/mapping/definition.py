@@ -135,10 +135,15 @@ class ConstantRule(Model):
     constant: Name
 
 
-class TextRule(Model):
-    """A column's text, trimmed; `default` where it is empty."""
+class ColumnRule(Model):
+    """A column's text, trimmed. References use it: a default would give all rows without one the same reference."""
 
     column: Name
+
+
+class TextRule(ColumnRule):
+    """A column's text, trimmed; `default` where it is empty."""
+
     default: Name | None = None
 
 
@@ -253,13 +258,13 @@ AccountField = Annotated[
     _Constant | Annotated[AccountRule, Tag("<column>")], Discriminator(_rule_kind), _Short
 ]
 ReferenceField = Annotated[
-    Annotated[GeneratedReferenceRule, Tag("<generate>")] | Annotated[TextRule, Tag("<column>")],
+    Annotated[GeneratedReferenceRule, Tag("<generate>")] | Annotated[ColumnRule, Tag("<column>")],
     Discriminator(_rule_kind),
     _Short,
 ]
 NumberField = Annotated[NumberRule, _Short]
 TimeField = Annotated[TimeRule, _Short]
-AnyRule = ConstantRule | TextRule | AccountRule | NumberRule | GeneratedReferenceRule | TimeRule
+AnyRule = ConstantRule | ColumnRule | TextRule | AccountRule | NumberRule | GeneratedReferenceRule | TimeRule
 
 
 def rule_columns(rule: AnyRule | None) -> tuple[str, ...]:

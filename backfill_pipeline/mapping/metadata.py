@@ -26,8 +26,8 @@ _ESCAPES: Final = {
 def json_objects(columns: Mapping[str, pa.Array], row_count: int) -> pa.Array:
     """One JSON object per row, as text, in the very form in which PostgreSQL's jsonb gives it back.
 
-    That form orders keys by length, then by bytes, and puts a space after colon and comma. So reconciliation can compare
-    texts, and only parses those that differ.
+    That form orders keys by length, then by bytes, and puts a space after colon and comma. So reconciliation can
+    compare texts, and only parses those that differ.
 
     Args:
         columns: JSON key → string values; empty and null ones are left out.

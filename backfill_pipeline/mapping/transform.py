@@ -16,6 +16,7 @@ from backfill_pipeline.mapping.account_map import AccountLookup, read_account_ma
 from backfill_pipeline.mapping.amounts import Numbers, parse_numbers
 from backfill_pipeline.mapping.definition import (
     AccountRule,
+    ColumnRule,
     ConstantRule,
     GeneratedReferenceRule,
     NumberRule,
@@ -39,7 +40,7 @@ TextCompiled = Callable[[Rows], pa.Array]
 
 
 def compile_text(
-    rule: ConstantRule | TextRule, field: str, lookup: AccountLookup | None, missing: str | None
+    rule: ConstantRule | ColumnRule, field: str, lookup: AccountLookup | None, missing: str | None
 ) -> TextCompiled:
     """A rule for text → one string column.
 
@@ -52,14 +53,15 @@ def compile_text(
     if isinstance(rule, ConstantRule):
         constant = pa.scalar(rule.constant.strip(), pa.string())
         return lambda rows: pa.repeat(constant, len(rows))
+    default = rule.default if isinstance(rule, TextRule) else None
     use_map = isinstance(rule, AccountRule) and rule.map is not None
 
     def text(rows: Rows) -> pa.Array:
         values = rows.trimmed(rule.column)
         empty = pc.fill_null(pc.equal(values, ""), False)
         if pc.any(empty).as_py():
-            if rule.default is not None:
-                values = pc.if_else(empty, rule.default, values)
+            if default is not None:
+                values = pc.if_else(empty, default, values)
             elif missing is not None:
                 rows.errors.add(
                     positions_of(empty), missing, field, f"{field} is missing: column {rule.column} is empty"
@@ -105,7 +107,7 @@ class Mapping:
         self._texts = {
             name: compile_text(rule, name, lookup, RejectCode(f"{name}_missing"))
             for name, rule in fields.rules().items()
-            if isinstance(rule, ConstantRule | TextRule)
+            if isinstance(rule, ConstantRule | ColumnRule)
         }
         self._amount = compile_number(fields.amount, "amount", RejectCode.AMOUNT_MISSING)
         self._fx_rate = None if fields.fx_rate is None else compile_number(fields.fx_rate, "fx_rate", None)

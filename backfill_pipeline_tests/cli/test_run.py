@@ -165,7 +165,6 @@ def test_the_sample_on_postgresql_15(postgresql_15: Server, tmp_path: Path) -> N
         for name in ("posted", "duplicates", "conflicts", "rejected", "opening_entries"):
             assert outcome.json[name] == EXPECTED[name], name
         assert (outcome.json["reconciliation"], outcome.json["constraints"]) == ("match", "applied")
-        assert backfill("run", "sample", "--json").json["posted"] == 0
 
 
 # --- AMLSim -------------------------------------------------------------------------------------------------------
@@ -393,6 +392,7 @@ def test_suspended_constraints_are_said_to_be_and_put_back_by_the_next_run(
     assert backfill("constraints", "verify").code == 0
 
 
+@pytest.mark.slow
 def test_refused_constraints_list_the_accounts_and_the_reconciliation_still_runs(
     backfill: Backfill, world: World
 ) -> None:
@@ -442,6 +442,7 @@ def test_an_export_with_nothing_but_a_header_is_clean(backfill: Backfill, world:
         )
 
 
+@pytest.mark.slow
 def test_what_the_source_says_is_never_read_as_markup(backfill: Backfill, world: World) -> None:
     rows = entries(10)
     rows[3] = entry(4, amount="[/red][bold]7")

@@ -16,6 +16,7 @@ from backfill_pipeline_tests.stages.world import World, entries
 pytestmark = pytest.mark.e2e
 
 
+@pytest.mark.slow
 def test_a_second_run_of_a_source_waits_or_is_refused_in_one_sentence(
     backfill: Backfill, world: World
 ) -> None:
@@ -36,6 +37,7 @@ def test_a_second_run_of_a_source_waits_or_is_refused_in_one_sentence(
     assert set(backfill.run_statuses()) <= {"SUCCESS", "FAILURE"}
 
 
+@pytest.mark.slow
 def test_a_busy_source_is_refused_in_one_sentence(backfill: Backfill, world: World) -> None:
     import psycopg
 

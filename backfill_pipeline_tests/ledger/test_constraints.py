@@ -179,14 +179,14 @@ class TestWhileOthersPost:
         for number in range(20):
             world.post_one(Entry(f"fund{number}", f"a{number:06d}", "FUND", "100000"))
         stop = threading.Event()
+        registrations = [world.register(source_id="one"), world.register(source_id="two")]
 
-        def bulk(source_id: str) -> int:
-            registration = world.register(source_id=source_id)
+        def bulk(registration: Registration) -> int:
             with world.connect() as connection:
                 for batch in range(10_000):
                     if stop.is_set():
                         break
-                    rows = many(50, 20, prefix=f"{source_id}-", first_row=batch * 50 + 1)
+                    rows = many(50, 20, prefix=f"{registration.source_id}-", first_row=batch * 50 + 1)
                     # every other batch looks at accounts before it writes entries
                     staging = bool(batch % 2)
                     assert world.post(registration, rows, connection=connection, staging=staging).posted == 50
@@ -202,7 +202,7 @@ class TestWhileOthersPost:
 
         with ThreadPoolExecutor(3) as pool:
             writers = [pool.submit(singles)]
-            writers += [pool.submit(bulk, "one"), pool.submit(bulk, "two")]
+            writers += [pool.submit(bulk, registration) for registration in registrations]
             try:
                 for _ in range(6):
                     assert constraints.apply(world.connection).newly_applied

@@ -36,7 +36,7 @@ def test_a_good_row_becomes_the_entry_it_describes(define: Define) -> None:
         "source_row": 1, "ledger_id": "MASTER", "debit_account_id": "a", "credit_account_id": "b",
         "amount": Decimal("10"), "amount_scale": 2, "currency_code": "EUR", "asset_type": "fiat",
         "transaction_type": "TRANSFER", "reference_id": "r1", "timestamp_utc": datetime(2024, 1, 1, tzinfo=UTC),
-        "fx_rate": None, "fx_rate_scale": None, "metadata": '{"note":"say \\"hi\\""}',
+        "fx_rate": None, "fx_rate_scale": None, "metadata": '{"note": "say \\"hi\\""}',
         "error_code": None, "error_field": None, "error_reason": None,
     }  # fmt: skip
 
@@ -47,7 +47,7 @@ def test_white_space_around_values_is_trimmed_and_metadata_is_left_as_it_is(defi
         {"debit": "\u00a0a\t", "amount": " 1.5 ", "time": " 2024-01-01T00:00:00Z", "note": " x "},
     )
     assert (entry["debit_account_id"], entry["amount"], entry["amount_scale"]) == ("a", Decimal("1.5"), 1)
-    assert entry["metadata"] == '{"n":" x "}'
+    assert entry["metadata"] == '{"n": " x "}'
     assert entry["error_code"] is None
 
 

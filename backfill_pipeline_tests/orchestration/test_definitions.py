@@ -1,4 +1,4 @@
-"""What Dagster loads: names, groups, dependencies, partitions, checks and jobs, as people and schedules rely on them."""
+"""What Dagster loads: names, groups, dependencies, partitions, checks and jobs, on which people and schedules rely."""
 
 from __future__ import annotations
 
