@@ -6,7 +6,6 @@ Does not: how a row became a reject.
 
 from __future__ import annotations
 
-import csv
 import sys
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -16,7 +15,7 @@ from backfill_pipeline.cli.output import console, print_json, remarks
 from backfill_pipeline.cli.session import open_session
 from backfill_pipeline.errors import UsageError
 from backfill_pipeline.ledger import rejects
-from backfill_pipeline.stages.prepare import spreadsheet_safe
+from backfill_pipeline.stages.reject_file import write_rejects
 
 # Characters of a raw record in the list; the export has it whole.
 _RAW_SHOWN = 200
@@ -66,9 +65,6 @@ def export_rejects(name: str, out: Path | None) -> None:
             f"{out} cannot be written ({error.strerror}): name another file with --out"
         ) from None
     with target as file:
-        writer = csv.writer(file)
-        writer.writerow(["partition", "row", "line", "stage", "code", "field", "reason", "raw"])
-        for one in found:
-            writer.writerow([spreadsheet_safe(value) for value in asdict(one).values()])
+        write_rejects(file, found)
     if out is not None:
         remarks.print(f"{len(found):,} rejects written to {out}")

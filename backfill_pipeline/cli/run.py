@@ -48,6 +48,7 @@ class RunResult:
     constraints: str
     partitions: int
     failed_partitions: list[str]
+    offending_accounts: int
     errors: list[str]
 
     @property
@@ -198,6 +199,7 @@ def _result(
     metadata: dict[str, dict[str, object]] = {}
     for run in runs:
         metadata.update(run.metadata)
+    constraints = metadata.get("balance_constraints", {})
     seconds = time.monotonic() - started
     return RunResult(
         source_id=registration.source_id,
@@ -207,37 +209,33 @@ def _result(
         reconciliation=str(
             metadata.get(f"{registration.source_id}/reconciliation", {}).get("verdict", "not run")
         ),
-        constraints=str(metadata.get("balance_constraints", {}).get("state", "not run")),
+        constraints=str(constraints.get("state", "not run")),
         partitions=len(keys),
         failed_partitions=[key for key in keys if outcomes[key].status != "posted"],
+        offending_accounts=int(str(constraints.get("offending_accounts", 0))),
         errors=[error for run in runs for error in run.errors],
     )
 
 
 def _failed_result(source_id: str, manifest: LaunchedRun, started: float) -> RunResult:
     return RunResult(
-        source_id,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        round(time.monotonic() - started, 3),
-        0.0,
-        "not run",
-        "not run",
-        0,
-        [],
-        manifest.errors,
+        source_id=source_id,
+        **asdict(status.RunCounts(0, 0, 0, 0, 0, 0, 0)),
+        seconds=round(time.monotonic() - started, 3),
+        entries_per_second=0.0,
+        reconciliation="not run",
+        constraints="not run",
+        partitions=0,
+        failed_partitions=[],
+        offending_accounts=0,
+        errors=manifest.errors,
     )
 
 
 def _print_result(result: RunResult, *, as_json: bool) -> ExitCode:
     if as_json:
         print_json(asdict(result))
-    else:
+    elif result.partitions or not result.errors:  # otherwise nothing happened, and the error says why
         _print_text(result, console.print)
     for error in result.errors:
         remarks.print("[red]failed:[/red] ", end="")
@@ -256,11 +254,24 @@ def _print_text(result: RunResult, line: Callable[..., None]) -> None:
     failed = f", {len(result.failed_partitions)} of them not posted" if result.failed_partitions else ""
     line(f"  partitions      {result.partitions}{failed}")
     line(f"  opening entries {result.opening_entries:,}")
-    line(f"  constraints     {state(result.constraints)}")
+    offending = f", {result.offending_accounts:,} accounts offend" if result.offending_accounts else ""
+    line(f"  constraints     {state(result.constraints)}{offending}")
     line(f"  reconciliation  {state(result.reconciliation)}")
     line(f"  time            {result.seconds:.1f} s, {result.entries_per_second:,.0f} entries/s")
-    if result.failed_partitions:
+    for advice in _next_steps(result):
+        line(f"  next            {advice}", soft_wrap=True)
+
+
+def _next_steps(result: RunResult) -> list[str]:
+    """Commands for what is left to do; an error comes with its own advice."""
+    steps = []
+    if result.failed_partitions and not result.errors:
         shown = ", ".join(result.failed_partitions[:_FAILED_SHOWN])
-        line(f"  next            backfill resume {result.source_id}   (not posted: {shown})", soft_wrap=True)
-    elif result.rejected or result.conflicts:
-        line(f"  next            backfill rejects list {result.source_id}")
+        steps.append(f"backfill resume {result.source_id}   (not posted: {shown})")
+    if result.rejected or result.conflicts:
+        steps.append(f"backfill rejects list {result.source_id}")
+    if result.constraints == "refused":
+        steps.append("backfill constraints apply   (lists the accounts; correct them by entries first)")
+    if result.reconciliation == "break":
+        steps.append(f"backfill reconcile {result.source_id}   (shows the breaks)")
+    return steps

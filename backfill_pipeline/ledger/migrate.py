@@ -61,8 +61,12 @@ def migrate(connection: Connection, migrations: Sequence[Migration] | None = Non
             for migration in applied:
                 _apply(connection, migration)
         finally:
-            if not connection.closed:  # else the lock is gone, and why the connection is gone is the better error
-                connection.execute("SELECT pg_advisory_unlock(%s, %s)", [ADVISORY_LOCK_SPACE, _MIGRATION_LOCK])
+            if (
+                not connection.closed
+            ):  # else the lock is gone, and why the connection is gone is the better error
+                connection.execute(
+                    "SELECT pg_advisory_unlock(%s, %s)", [ADVISORY_LOCK_SPACE, _MIGRATION_LOCK]
+                )
     return applied
 
 

@@ -98,8 +98,8 @@ def register(
     """Registers a source; returns the registration and whether it is a new one.
 
     The same fingerprint and mapping again is the same registration. A changed one becomes a new revision when
-    everything of the current one is posted, or when the caller accepts it; references keep entries from being posted
-    twice.
+    everything or nothing of the current one is posted, or when the caller accepts it; references keep entries from
+    being posted twice.
 
     Raises:
         SourceChangedError: the source or its mapping changed while partitions of the current revision are still open.
@@ -114,7 +114,8 @@ def register(
             changes = describe_changes(current, plan)
             if not changes:
                 return current, False
-            _refuse_unless_safe(current, plan, changes, accept_changed=accept_changed)
+            if not accept_changed:
+                _refuse_unless_safe(connection, current, plan, changes)
         _insert(connection, plan, current.revision + 1 if current else 1)
         registration = load(connection, plan.source_id)
     assert registration is not None
@@ -146,18 +147,27 @@ def describe_mapping_changes(current: Registration, parts: Mapping[str, str]) ->
 
 
 def _refuse_unless_safe(
-    current: Registration, plan: RegistrationPlan, changes: Sequence[str], *, accept_changed: bool
+    connection: Connection, current: Registration, plan: RegistrationPlan, changes: Sequence[str]
 ) -> None:
-    if accept_changed:
-        return
+    row = connection.execute(
+        "SELECT count(*), count(*) FILTER (WHERE p.registration_id = %s)"
+        " FROM backfill_batches b JOIN backfill_partitions p ON p.id = b.partition_id WHERE b.source_id = %s",
+        [current.id, current.source_id],
+    ).fetchone()
+    assert row is not None
+    batches, current_batches = row
     what = " and ".join(changes)
     open_partitions = sum(not partition.posted for partition in current.partitions)
-    if open_partitions:
+    # As long as nothing of it is posted there is nothing to resume: a first mistake is corrected freely.
+    if current_batches and open_partitions:
         raise SourceChangedError(
             f"source {plan.source_id} changed since it was registered: {what}; {open_partitions} of"
             f" {len(current.partitions)} partitions are not posted yet, so restore what changed and resume,"
             " or register it as a new revision with --accept-changed (manifest config: accept_changed)"
         )
+    # Entries of every earlier revision count: they would be posted once more under other references.
+    if not batches:
+        return
     if current.mapping_parts.get("reference_columns") != plan.mapping_parts.get("reference_columns"):
         raise SourceChangedError(
             f"source {plan.source_id} generates its references from other columns than before: entries posted already"

@@ -62,16 +62,22 @@ def replace_early(connection: Connection, partition_id: int, rows: pa.Table) -> 
 
 
 def list_rejects(
-    connection: Connection, registration_id: int, *, limit: int | None = None, code: str | None = None
+    connection: Connection,
+    registration_id: int,
+    *,
+    limit: int | None = None,
+    code: str | None = None,
+    partition_id: int | None = None,
 ) -> list[Reject]:
-    """Reject rows of a registration in source order."""
+    """Reject rows of a registration, or of one of its partitions, in source order."""
     with ledger_errors("read rejects from"):
         rows = connection.execute(
             "SELECT p.partition_key, x.source_row, x.source_line, x.stage, x.code, x.field, x.reason, x.raw"
             " FROM backfill_rejects x JOIN backfill_partitions p ON p.id = x.partition_id"
             " WHERE p.registration_id = %(registration)s AND (%(code)s::text IS NULL OR x.code = %(code)s)"
+            " AND (%(partition)s::bigint IS NULL OR p.id = %(partition)s)"
             " ORDER BY x.source_row LIMIT %(limit)s",
-            {"registration": registration_id, "code": code, "limit": limit},
+            {"registration": registration_id, "code": code, "limit": limit, "partition": partition_id},
         ).fetchall()
     return [Reject(*row) for row in rows]
 

@@ -11,7 +11,7 @@ import shutil
 from dataclasses import dataclass
 
 from backfill_pipeline.ledger import registrations
-from backfill_pipeline.ledger.connection import connect
+from backfill_pipeline.ledger.connection import connect, source_lock
 from backfill_pipeline.ledger.registrations import (
     PartitionPlan,
     Registration,
@@ -58,7 +58,8 @@ def register_source(
     if unchanged := _unchanged(definition, places, mapping):
         return ManifestReport(unchanged, False, None)
     manifest, repeated = _survey(definition, places, mapping)
-    with connect(places.ledger_url) as connection:
+    # Not while a run posts the current revision.
+    with source_lock(places.ledger_url, definition.id), connect(places.ledger_url) as connection:
         registration, is_new = registrations.register(
             connection, _plan(definition, manifest, mapping), accept_changed=accept_changed
         )

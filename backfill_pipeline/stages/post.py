@@ -15,7 +15,6 @@ from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import stamina
 
 from backfill_pipeline.errors import BackfillError, LedgerError, TransientLedgerError
 from backfill_pipeline.ledger import accounts, balances, posting, registrations
@@ -27,14 +26,11 @@ from backfill_pipeline.schemas.extracted import to_arrow, to_pandas
 from backfill_pipeline.schemas.rejects import FAILURES_SCHEMA, REJECTS_SCHEMA, RejectCode, build_rejects
 from backfill_pipeline.stages.config import BackfillConfig
 from backfill_pipeline.stages.prepare import PartitionFrames, StageReport, refuse_too_many_rejects
+from backfill_pipeline.stages.reject_file import refresh_reject_file
+from backfill_pipeline.stages.retry import retrying
 from backfill_pipeline.stages.work import Log, SourceWork
 
-_RETRY_WAIT_MAX_S = 60.0
 T = TypeVar("T")
-
-# Retries are told through `log`. stamina's own report goes to standard output when structlog is installed, into the
-# middle of `run --json`.
-stamina.instrumentation.set_on_retry_hooks(())
 
 
 class RunStoppedError(BackfillError):
@@ -106,6 +102,8 @@ class Poster:
                 connection, self.work.registration, partition.id
             )
         )
+        if any(outcome.conflicts or outcome.rejected for outcome in outcomes):
+            self._retrying(lambda connection: refresh_reject_file(connection, self.work, frames.key))
         return _report(validated.num_rows, remaining.num_rows, outcomes, time.monotonic() - started)
 
     def close(self) -> None:
@@ -151,26 +149,17 @@ class Poster:
         )
 
     def _retrying(self, action: Callable[[Connection], T]) -> T:
-        delay_s = self.config.retry_delay_ms / 1000
-        for attempt in stamina.retry_context(
-            on=TransientLedgerError,
-            attempts=self.config.max_retries + 1,
-            timeout=None,
-            wait_initial=delay_s,
-            wait_max=_RETRY_WAIT_MAX_S,
-            wait_jitter=delay_s,
-        ):
-            with attempt:
-                try:
-                    if self._connection is None:
-                        self._connection = self.work.connect()
-                    return action(self._connection)
-                except TransientLedgerError as error:
-                    # The connection may be lost or in an unknown state: the next try starts with a new one.
-                    self.log(f"{error} (try {attempt.num} of {self.config.max_retries + 1})")
-                    self.close()
-                    raise
-        raise AssertionError("unreachable: the last attempt returns or raises")
+        def attempt() -> T:
+            if self._connection is None:
+                self._connection = self.work.connect()
+            try:
+                return action(self._connection)
+            except TransientLedgerError:
+                # The connection may be lost or in an unknown state: the next try starts with a new one.
+                self.close()
+                raise
+
+        return retrying(self.config, attempt, self.log)
 
     def _last_posted_row(self, partition_id: int) -> int | None:
         return self._retrying(lambda connection: posting.last_posted_row(connection, partition_id))

@@ -6,7 +6,6 @@ Does not: posting, the order of partitions.
 
 from __future__ import annotations
 
-import csv
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -31,8 +30,11 @@ from backfill_pipeline.schemas.extracted import (
 )
 from backfill_pipeline.schemas.ledger_entry import ENTRY_SCHEMA, VALIDATED_SCHEMA, validate
 from backfill_pipeline.schemas.rejects import REJECTS_SCHEMA, build_rejects
+from backfill_pipeline.stages.config import BackfillConfig
 from backfill_pipeline.stages.manifest import survey_occurrences
-from backfill_pipeline.stages.work import SourceWork
+from backfill_pipeline.stages.reject_file import refresh_reject_file
+from backfill_pipeline.stages.retry import retrying
+from backfill_pipeline.stages.work import Log, SourceWork
 
 StageName = Literal["extracted", "transformed", "validated", "posted"]
 STAGES: tuple[StageName, ...] = ("extracted", "transformed", "validated", "posted")
@@ -52,6 +54,10 @@ class StageReport:
     details: dict[str, int | float | str] = field(default_factory=dict)
 
 
+def _quiet(_message: str) -> None:
+    return None
+
+
 @dataclass(slots=True)
 class PartitionFrames:
     """The frames of one partition as far as they are known; each is made once, from the one before.
@@ -63,6 +69,8 @@ class PartitionFrames:
     work: SourceWork
     key: str
     selected: Collection[StageName]
+    config: BackfillConfig = field(default_factory=BackfillConfig)
+    log: Log = _quiet
     reports: list[StageReport] = field(default_factory=list)
     _extracted: pa.Table | None = None
     _transformed: pa.Table | None = None
@@ -154,8 +162,7 @@ class PartitionFrames:
         )
         if valid.num_rows + rejected.num_rows != transformed.num_rows:
             raise AssertionError(f"validation lost rows of partition {self.key}")
-        self._record(valid, rejected)
-        self._write_reject_file(rejected)
+        retrying(self.config, lambda: self._record(valid, rejected), self.log)
         if rejected.num_rows:
             first = rejected.slice(0, 1).to_pylist()[0]
             note = f"the first is in line {first['source_line']}: {first['code']}, {first['reason']}"
@@ -177,11 +184,7 @@ class PartitionFrames:
             registrations.record_validated(
                 connection, partition.id, rejected=rejected.num_rows, filtered=0, valid_rows=valid.num_rows
             )
-
-    def _write_reject_file(self, rejected: pa.Table) -> None:
-        path = self.work.places.rejects_dir / self.work.definition.id / f"{self.key}.csv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_reject_csv(path, rejected)
+            refresh_reject_file(connection, self.work, self.key)
 
     def _report(self, stage: StageName, rows_in: int, rows_out: int, started: float, **details: int) -> None:
         if stage in self.selected:
@@ -203,17 +206,3 @@ def refuse_too_many_rejects(
             f" {'only the batches before these were' if partly_posted else 'nothing of it was'} posted:"
             " correct the source or its mapping, or raise max_error_rate"
         )
-
-
-def write_reject_csv(path: object, rejected: pa.Table) -> None:
-    """Writes reject rows as CSV for people; a cell that a spreadsheet would run as a formula gets an apostrophe."""
-    with open(str(path), "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(rejected.column_names)
-        for record in rejected.to_pylist():
-            writer.writerow([spreadsheet_safe(value) for value in record.values()])
-
-
-def spreadsheet_safe(value: object) -> object:
-    """Text that starts like a formula, with an apostrophe before it; anything else as it is."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value

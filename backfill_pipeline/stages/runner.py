@@ -101,7 +101,7 @@ class PartitionRunner:
 
     def _prepare(self, key: str) -> tuple[PartitionFrames, Exception | None]:
         """In the preparing thread: everything up to validated, or up to the stage that fails, and its failure."""
-        frames = PartitionFrames(self.work, key, self.selected)
+        frames = PartitionFrames(self.work, key, self.selected, self.config, self.log)
         try:
             if self.stop.is_set():
                 raise RunStoppedError(f"partition {key} was not tried: the run had been stopped")

@@ -124,5 +124,5 @@ def refuse_changed(definition: SourceDefinition, registration: Registration, rea
     if changes:
         raise SourceChangedError(
             f"source {definition.id} changed since it was registered: {' and '.join(changes)};"
-            " restore it and resume, or register it anew with backfill run (manifest in the UI)"
+            " restore it and resume, or register it as a new revision: backfill run --accept-changed"
         )

@@ -72,11 +72,30 @@ def test_a_change_while_partitions_are_open_is_refused_naming_it(
     world: World, plan: RegistrationPlan, change: dict[str, object], named: str
 ) -> None:
     first, _ = register(world.connection, plan)
+    world.open("A", "B")
+    world.post(first, [Entry("r1")])
     with pytest.raises(SourceChangedError) as caught:
         register(world.connection, replace(plan, **change))  # type: ignore[arg-type]
     assert named in str(caught.value)
     assert "2 of 2 partitions are not posted yet" in str(caught.value)
     assert registrations.load(world.connection, "bank") == first
+
+
+def test_as_long_as_nothing_is_posted_a_change_is_free(world: World, plan: RegistrationPlan) -> None:
+    register(world.connection, plan)
+    second, new = register(world.connection, replace(plan, sha256="e" * 64, mapping_parts={"reference_columns": "x"}))
+    assert (second.revision, new) == (2, True)
+
+
+def test_other_reference_columns_are_refused_even_when_only_an_earlier_revision_posted(
+    world: World, plan: RegistrationPlan
+) -> None:
+    first, _ = register(world.connection, plan)
+    post_all(world, first)
+    register(world.connection, replace(plan, sha256="e" * 64))  # nothing of it is posted
+    changed = replace(plan, sha256="d" * 64, mapping_parts={"fields": "1", "reference_columns": "other"})
+    with pytest.raises(SourceChangedError, match="generates its references from other columns"):
+        register(world.connection, changed)
 
 
 def test_a_change_after_everything_is_posted_is_a_new_revision(world: World, plan: RegistrationPlan) -> None:

@@ -94,7 +94,10 @@ def stage_assets(definition: SourceDefinition) -> dg.AssetsDefinition:
                     failed.append(report)
                     context.log.error(f"partition {report.key}: {describe(report.error)}")
         if failed:
-            raise dg.Failure(description=failure_text(definition.id, failed), allow_retries=False)
+            raise dg.Failure(
+                description=failure_text(definition.id, failed, len(context.partition_keys)),
+                allow_retries=False,
+            )
         # What comes after waits for a result of its own, besides the materializations of the partitions.
         for stage in selected:
             yield dg.MaterializeResult(asset_key=keys[stage])
@@ -122,15 +125,15 @@ def _log_materializations(
         )
 
 
-def failure_text(source_id: str, failed: list[PartitionReport]) -> str:
-    """How many partitions failed, which, why the first did, and what to do."""
+def failure_text(source_id: str, failed: list[PartitionReport], tried: int) -> str:
+    """How many of the tried partitions failed, which, why the first did, and what to do."""
     names = ", ".join(report.key for report in failed[:FAILED_SHOWN]) + (
         " …" if len(failed) > FAILED_SHOWN else ""
     )
     first = failed[0]
     assert first.error is not None
     return (
-        f"{len(failed)} partition{'s' if len(failed) > 1 else ''} of {source_id} failed: {names}."
-        f" {first.key}: {describe(first.error)}."
-        f" The others are done. Then: backfill resume {source_id}, or launch failed and missing partitions from the UI."
+        f"{len(failed)} of {tried} partitions of {source_id} failed ({names}), the first because:"
+        f" {describe(first.error)}."
+        f" Then: backfill resume {source_id}, or launch failed and missing partitions from the UI."
     )
