@@ -19,7 +19,7 @@ _SHOWN = 20
 
 
 def reconcile_source(name: str, *, as_json: bool) -> ExitCode:
-    """Compares a source with the ledger; a break is exit code 4."""
+    """Compares a source with the ledger: a break is exit code 4, partitions that are not posted yet are 1."""
     with open_session() as session:
         definition = session.source(name)
         session.registration(definition.id)
@@ -28,7 +28,9 @@ def reconcile_source(name: str, *, as_json: bool) -> ExitCode:
         print_json(_as_json(report))
     else:
         _print_text(report)
-    return ExitCode.CLEAN if report.matches else ExitCode.RECONCILIATION_BREAK
+    if not report.matches:
+        return ExitCode.RECONCILIATION_BREAK
+    return ExitCode.FAILED if report.open_partitions else ExitCode.CLEAN
 
 
 def _as_json(report: ReconciliationReport) -> dict[str, object]:
@@ -48,6 +50,8 @@ def _print_text(report: ReconciliationReport) -> None:
         f"  {report.entries_compared:,} entries and {report.opening_entries_compared:,} opening entries"
         f" compared in every field, {report.seconds:.1f} s"
     )
+    if report.open_partitions:
+        console.print(f"  so far: {report.open_partitions:,} partitions are not posted yet")
     if report.breaks:
         console.print(f"  {report.break_count:,} breaks, the first:")
         console.print(plain_table([asdict(one) for one in report.breaks[:_SHOWN]]))

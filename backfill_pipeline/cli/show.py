@@ -103,7 +103,8 @@ def _print_source(source: dict[str, object]) -> None:
     console.print(
         "  partitions: " + ", ".join(f"{count} {state(name)}" for name, count in partitions.items())
     )
-    console.print(f"  reconciliation: {state(str(source['reconciliation']))}")
+    so_far = "" if set(partitions) <= {"posted"} else "  (about the posted partitions)"
+    console.print(f"  reconciliation: {state(str(source['reconciliation']))}{so_far}")
     if codes:
         console.print(
             "  rejects: " + ", ".join(f"{code} {count:,}" for code, count in codes.items()), soft_wrap=True

@@ -1,9 +1,9 @@
 """A batch is posted exactly once: whatever fails, whoever tries again, however the rest is cut."""
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg

@@ -233,15 +233,14 @@ class TestSourceLock:
             pass
 
     def test_of_a_killed_run_is_free_at_once(self, world: World) -> None:
-        with ThreadPoolExecutor(1) as pool:
-            with pytest.raises(psycopg.Error), source_lock(world.url, "bank"):
-                killed = world.value(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'backfill lock bank'"
-                )
-                assert killed
-                taken = pool.submit(self.take, world.url)
-                assert taken.result(timeout=20)
-                raise psycopg.OperationalError("the run sees it at its next statement")
+        with ThreadPoolExecutor(1) as pool, pytest.raises(psycopg.Error), source_lock(world.url, "bank"):
+            killed = world.value(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'backfill lock bank'"
+            )
+            assert killed
+            taken = pool.submit(self.take, world.url)
+            assert taken.result(timeout=20)
+            raise psycopg.OperationalError("the run sees it at its next statement")
 
     @staticmethod
     def take(url: str) -> bool:

@@ -112,7 +112,7 @@ def bank(world: World) -> Registration:
 
 def fund(world: World, account_id: str, amount: str, reference: str | None = None) -> None:
     """Gives an account something to spend."""
-    currency, side = ACCOUNTS[account_id]
+    _, side = ACCOUNTS[account_id]
     if side == "debit":
         entry = Entry(reference or f"fund {account_id}", account_id, SOURCE_OF_FUNDS, amount, fx_rate="2")
     else:

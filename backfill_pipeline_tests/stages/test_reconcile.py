@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from backfill_pipeline.mapping.load import load_definition
-from backfill_pipeline.stages.reconcile import ReconciliationReport, reconcile
-from backfill_pipeline.stages.work import open_work
+from backfill_pipeline.stages.reconcile import ReconciliationReport
 from backfill_pipeline_tests.stages.world import World, entries, entry
 
 
@@ -232,21 +230,9 @@ def test_a_damaged_file_is_made_again_and_never_compared_with(world: World, sour
         assert world.reconcile(source).matches
 
 
-def test_open_partitions_are_named(world: World) -> None:
+def test_open_partitions_are_no_break_and_are_told(world: World) -> None:
     path = world.write("s", entries(30))
     world.post(path, keys=["0002"])
-    found = broken(world, path).breaks
-    assert [(one.partition_key, one.kind) for one in found] == [
-        ("0001", "not posted"),
-        ("0003", "not posted"),
-    ]
-
-
-def test_partitions_that_nobody_asked_for_yet_are_open_and_no_break(world: World) -> None:
-    path = world.write("s", entries(30))
-    world.post(path, keys=["0002"])
-    report = reconcile(open_work(load_definition(path), world.places), ["0002"])
+    report = world.reconcile(path)
     assert report.matches
     assert (report.open_partitions, report.read, report.posted) == (2, 10, 10)
-    report = reconcile(open_work(load_definition(path), world.places), ["0002", "0003"])
-    assert [(one.partition_key, one.kind) for one in report.breaks] == [("0003", "not posted")]

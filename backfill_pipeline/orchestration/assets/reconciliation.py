@@ -4,17 +4,13 @@ Belongs here: Dagster's side of `stages/reconcile.py`.
 Does not: comparing.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 import dagster as dg
 
-from backfill_pipeline.ledger.registrations import Registration
 from backfill_pipeline.mapping.definition import SourceDefinition
 from backfill_pipeline.orchestration.assets.keys import (
     CONSTRAINTS_KEY,
-    PARTITION_TAG,
-    RANGE_END_TAG,
-    RANGE_START_TAG,
     asset_key,
 )
 from backfill_pipeline.orchestration.failures import TRANSIENT_RETRIES, terminal
@@ -52,8 +48,7 @@ def reconciliation_asset(definition: SourceDefinition) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, ledger: LedgerResource
     ) -> Iterator[dg.MaterializeResult[None]]:
         with terminal():
-            work = open_work(definition, ledger.places)
-            report = reconcile(work, _partitions_of_run(context, work.registration))
+            report = reconcile(open_work(definition, ledger.places))
         context.log.info(reconciliation_text(report))
         metadata = reconciliation_metadata(report)
         yield dg.MaterializeResult(
@@ -72,29 +67,15 @@ def reconciliation_asset(definition: SourceDefinition) -> dg.AssetsDefinition:
     return reconciliation
 
 
-def _partitions_of_run(
-    context: dg.AssetExecutionContext, registration: Registration
-) -> Collection[str] | None:
-    """The partitions that this run was launched for; None when it was launched for none, as by itself in the UI."""
-    tags = context.run.tags
-    first = tags.get(RANGE_START_TAG, tags.get(PARTITION_TAG))
-    last = tags.get(RANGE_END_TAG, first)
-    keys = [partition.key for partition in registration.partitions]
-    if first not in keys or last not in keys:
-        return None
-    return keys[keys.index(first) : keys.index(last) + 1]
-
-
 def reconciliation_text(report: ReconciliationReport) -> str:
     """The outcome in a sentence."""
     if report.matches:
-        still_open = (
-            f"; {report.open_partitions:,} partitions are not posted yet" if report.open_partitions else ""
-        )
+        still_open = report.open_partitions
+        so_far = f" so far, with {still_open:,} partitions not posted yet" if still_open else ""
         return (
-            f"match: {report.entries_compared:,} entries equal in every field,"
+            f"match{so_far}: {report.entries_compared:,} entries equal in every field,"
             f" {report.opening_entries_compared:,} opening entries, every balance equal to its legs;"
-            f" {equation(report)}{still_open}"
+            f" {equation(report)}"
         )
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.break_kinds.most_common())
     return (
