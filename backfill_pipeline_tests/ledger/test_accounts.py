@@ -14,8 +14,7 @@ from backfill_pipeline_tests.ledger.world import Entry, World, numbered, table
 
 
 def accounts(*rows: tuple[str, str, str, str]) -> pa.Table:
-    columns = list(zip(*rows, strict=True)) or [[]] * 4
-    return pa.table([list(column) for column in columns], schema=ACCOUNTS_SCHEMA)
+    return pa.table([list(column) for column in zip(*rows, strict=True)], schema=ACCOUNTS_SCHEMA)
 
 
 CASH = ("cash", "USD", "fiat", "debit")
@@ -37,7 +36,9 @@ class TestOpenAccounts:
     def test_a_mismatch_is_refused_and_opens_nothing(self, world: World, changed: dict[int, str]) -> None:
         open_accounts(world.connection, accounts(CASH))
         other = tuple(changed.get(index, value) for index, value in enumerate(CASH))
-        with pytest.raises(LedgerError, match="account cash is USD fiat debit in the ledger and .* in the accounts file:"):
+        with pytest.raises(
+            LedgerError, match="account cash is USD fiat debit in the ledger and .* in the accounts file:"
+        ):
             open_accounts(world.connection, accounts(LOAN, other))  # type: ignore[arg-type]
         assert world.count("bank_accounts") == 1
 
@@ -52,7 +53,9 @@ class TestOpenAccounts:
 
     def test_ids_come_in_as_they_are(self, world: World) -> None:
         ids = ["tab\there", "back\\slash", "quote'\"", "ünïcode", " blank ", "\\N", "a" * 255]
-        open_accounts(world.connection, accounts(*((account_id, "USD", "fiat", "debit") for account_id in ids)))
+        open_accounts(
+            world.connection, accounts(*((account_id, "USD", "fiat", "debit") for account_id in ids))
+        )
         assert {account_id for (account_id,) in world.rows("SELECT id FROM bank_accounts")} == set(ids)
         assert unknown_accounts(world.connection, ids) == []
 
@@ -85,7 +88,10 @@ class TestOpeningEntries:
     def test_more_of_them_later_post_only_the_new_ones(self, world: World) -> None:
         post_opening_entries(world.connection, "bank", table(self.OPENING[:1]), "run-1")
         assert post_opening_entries(world.connection, "bank", table(self.OPENING), "run-2") == 1
-        assert world.rows("SELECT read, posted, duplicates FROM backfill_batches ORDER BY id") == [(1, 1, 0), (2, 1, 1)]
+        assert world.rows("SELECT read, posted, duplicates FROM backfill_batches ORDER BY id") == [
+            (1, 1, 0),
+            (2, 1, 1),
+        ]
 
     @pytest.mark.parametrize(
         "bad",
@@ -119,7 +125,9 @@ class TestOpeningEntries:
         with ThreadPoolExecutor(1) as pool:
             with live.transaction():
                 world.post_one(self.OPENING[0], live)
-                trying = pool.submit(post_opening_entries, world.connect(), "bank", table(self.OPENING), "run-1")
+                trying = pool.submit(
+                    post_opening_entries, world.connect(), "bank", table(self.OPENING), "run-1"
+                )
                 wait_until_somebody_waits(world)
             with pytest.raises(TransientLedgerError):
                 trying.result(timeout=30)

@@ -3,9 +3,10 @@
 import random
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -81,7 +82,9 @@ def test_batches_and_single_postings_on_the_same_accounts_in_opposite_orders(
     world.assert_balances_follow_entries()
 
 
-def test_batches_that_refuse_rows_for_their_balance_do_not_deadlock(world: World, banks: list[Registration]) -> None:
+def test_batches_that_refuse_rows_for_their_balance_do_not_deadlock(
+    world: World, banks: list[Registration]
+) -> None:
     world.open("fund", normal_side="credit")
     for account in HOT[:6]:
         world.post_one(Entry(f"fund {account}", account, "fund", "500.00"))
@@ -146,9 +149,11 @@ def test_a_waiting_posting_adds_to_what_the_other_left(world: World, banks: list
     with ThreadPoolExecutor(2) as pool:
         with first.transaction():
             world.post_one(Entry("r1", HOT[0], HOT[1], "1"), first)
-            waiting = [
+            waiting: list[Future[Any]] = [
                 pool.submit(world.post_one, Entry("r2", HOT[1], HOT[0], "10"), world.connect()),
-                pool.submit(world.post, banks[0], [Entry("r3", HOT[0], HOT[2], "100")], connection=world.connect()),
+                pool.submit(
+                    world.post, banks[0], [Entry("r3", HOT[0], HOT[2], "100")], connection=world.connect()
+                ),
             ]
         for one in waiting:
             one.result(timeout=30)

@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 
 import psycopg
 import pytest
@@ -50,7 +51,9 @@ class TestApply:
         assert sum(report.newly_applied for report in reports) == 1
         assert events(world) == ["applied"]
 
-    def test_is_refused_with_the_exact_list_and_nothing_is_applied(self, world: World, bank: Registration) -> None:
+    def test_is_refused_with_the_exact_list_and_nothing_is_applied(
+        self, world: World, bank: Registration
+    ) -> None:
         world.open(*(f"X{number:02d}" for number in range(30)))
         for number in range(1, 26):
             world.post_one(Entry(f"r{number}", "A", f"X{number:02d}", f"{number}.50"))
@@ -60,13 +63,13 @@ class TestApply:
         report = constraints.apply(world.connection)
         assert (report.state, report.offending) == ("refused", 28)
         assert report.worst is not None
-        assert (report.worst.account_id, report.worst.available_balance) == ("X25", -25.5)
+        assert (report.worst.account_id, report.worst.available_balance) == ("X25", Decimal("-25.5"))
         assert [offender.account_id for offender in report.sample] == [f"X{n:02d}" for n in range(25, 5, -1)]
         assert constraints.constraints_in_force(world.connection) == set()
         assert constraints.state(world.connection) == "refused"
-        assert world.rows("SELECT event, offending, details -> 'sample' ->> 0 FROM ledger_constraint_events") == [
-            ("refused", 28, "X25")
-        ]
+        assert world.rows(
+            "SELECT event, offending, details -> 'sample' ->> 0 FROM ledger_constraint_events"
+        ) == [("refused", 28, "X25")]
 
     def test_offenders_are_those_of_the_strategys_query(self, world: World, bank: Registration) -> None:
         values = [-2, 0, 1]
@@ -83,15 +86,21 @@ class TestApply:
         assert 0 < expected < 27
         assert constraints.offenders(world.connection).offending == expected
 
-    def test_an_entry_of_an_account_that_is_gone_refuses_all_of_it(self, world: World, bank: Registration) -> None:
+    def test_an_entry_of_an_account_that_is_gone_refuses_all_of_it(
+        self, world: World, bank: Registration
+    ) -> None:
         world.post_one(Entry("r1", "A", "FUND"))
         world.connection.execute("DELETE FROM bank_accounts WHERE id = 'FUND'")
-        with pytest.raises(LedgerError, match="cannot apply constraints to the ledger: .*credit_account_id_fkey.*FUND"):
+        with pytest.raises(
+            LedgerError, match="cannot apply constraints to the ledger: .*credit_account_id_fkey.*FUND"
+        ):
             constraints.apply(world.connection)
         assert constraints.constraints_in_force(world.connection) == set()
         assert events(world) == []
 
-    def test_makes_a_constraint_valid_that_was_added_not_valid(self, world: World, bank: Registration) -> None:
+    def test_makes_a_constraint_valid_that_was_added_not_valid(
+        self, world: World, bank: Registration
+    ) -> None:
         add_not_valid(world)
         assert constraints.apply(world.connection).newly_applied
         assert constraints.constraints_in_force(world.connection) == ALL
@@ -99,7 +108,9 @@ class TestApply:
 
     def test_puts_back_only_what_is_missing(self, world: World, bank: Registration) -> None:
         constraints.apply(world.connection)
-        world.connection.execute("ALTER TABLE ledger_entries DROP CONSTRAINT ledger_entries_debit_account_id_fkey")
+        world.connection.execute(
+            "ALTER TABLE ledger_entries DROP CONSTRAINT ledger_entries_debit_account_id_fkey"
+        )
         assert constraints.apply(world.connection).newly_applied
         assert constraints.constraints_in_force(world.connection) == ALL
 
@@ -230,7 +241,9 @@ class TestWhileOthersPost:
 
 
 class TestPostingWithConstraints:
-    def test_the_fast_path_stays_fast_and_offenders_are_told_apart(self, world: World, bank: Registration) -> None:
+    def test_the_fast_path_stays_fast_and_offenders_are_told_apart(
+        self, world: World, bank: Registration
+    ) -> None:
         constraints.apply(world.connection)
         assert world.post(bank, [Entry("r1", "A", "FUND", "100")]).path == "copy"
         outcome = world.post(bank, numbered([Entry("r2", "B", "A", "60"), Entry("r3", "B", "A", "60")], 2))
@@ -278,5 +291,7 @@ class TestPostingWithConstraints:
 def add_not_valid(world: World) -> str:
     name = "bank_accounts_reserved_balance_nonnegative"
     world.connection.execute(f"ALTER TABLE bank_accounts DROP CONSTRAINT IF EXISTS {name}")
-    world.connection.execute(f"ALTER TABLE bank_accounts ADD CONSTRAINT {name} CHECK (reserved_balance >= 0) NOT VALID")
+    world.connection.execute(
+        f"ALTER TABLE bank_accounts ADD CONSTRAINT {name} CHECK (reserved_balance >= 0) NOT VALID"
+    )
     return name

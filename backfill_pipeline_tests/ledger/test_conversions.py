@@ -62,7 +62,9 @@ def test_the_credit_side_converts_alike_and_a_liability_moves_its_own_way(world:
 
 def test_the_legs_view_shows_each_side_in_its_accounts_currency(world: World) -> None:
     world.post_one(Entry("r1", "JPY", "USD", "10.00", fx_rate="150.123"))
-    world.post_one(Entry("r2", "USD", "USD2", "1.00", fx_rate="2"))  # a rate that nobody needs changes nothing
+    world.post_one(
+        Entry("r2", "USD", "USD2", "1.00", fx_rate="2")
+    )  # a rate that nobody needs changes nothing
     assert world.rows(
         "SELECT reference_id, side, account_id, amount, currency_code, entry_amount, entry_currency_code"
         " FROM ledger_entry_legs ORDER BY 1, 2"
@@ -95,13 +97,17 @@ def test_one_statement_holds_entries_with_and_without_conversion(world: World) -
 
 
 def test_without_a_rate_it_is_refused(world: World) -> None:
-    with pytest.raises(psycopg.errors.CheckViolation, match="entry r1 moves between EUR and USD without an fx_rate"):
+    with pytest.raises(
+        psycopg.errors.CheckViolation, match="entry r1 moves between EUR and USD without an fx_rate"
+    ):
         world.post_one(Entry("r1", "EUR", "USD"))
 
 
 def test_with_neither_account_in_its_currency_it_is_refused_rate_or_not(world: World) -> None:
     for rate in (None, "1.5"):
-        with pytest.raises(psycopg.errors.CheckViolation, match="entry r1 is in USD, its accounts are in EUR and JPY"):
+        with pytest.raises(
+            psycopg.errors.CheckViolation, match="entry r1 is in USD, its accounts are in EUR and JPY"
+        ):
             world.post_one(Entry("r1", "EUR", "JPY", fx_rate=rate))
     with pytest.raises(psycopg.errors.CheckViolation, match="is in JPY, its accounts are in USD and USD"):
         world.post_one(Entry("r1", "USD", "USD2", currency="JPY", fx_rate="1"))
@@ -136,7 +142,8 @@ def test_rounding_equals_pythons_half_even(world: World, cases: list[tuple[Decim
     with localcontext() as context:
         context.prec = 120
         expected = [
-            (value * rate).quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_EVEN) for value, rate, decimals in cases
+            (value * rate).quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_EVEN)
+            for value, rate, decimals in cases
         ]
         assert expected == [round_half_even(value * rate, decimals) for value, rate, decimals in cases]
         rows = world.rows(

@@ -92,9 +92,13 @@ class TestFailures:
         assert set(world.balances().values()) == {0}
         assert world.post(bank, rows).posted == 1
 
-    def test_a_batch_that_the_server_cannot_read_posts_nothing(self, world: World, bank: Registration) -> None:
+    def test_a_batch_that_the_server_cannot_read_posts_nothing(
+        self, world: World, bank: Registration
+    ) -> None:
         rows = table([Entry("r1"), Entry("r2", metadata="{not json")])
-        with pytest.raises(LedgerError, match="cannot post a batch to the ledger: invalid input syntax for type json"):
+        with pytest.raises(
+            LedgerError, match="cannot post a batch to the ledger: invalid input syntax for type json"
+        ):
             world.post(bank, rows)
         assert world.count() == 0
         assert not world.connection.broken
@@ -163,7 +167,9 @@ class TestTwoAtOnce:
 
 
 class TestResuming:
-    def test_with_another_batch_size_goes_on_after_the_last_row(self, world: World, bank: Registration) -> None:
+    def test_with_another_batch_size_goes_on_after_the_last_row(
+        self, world: World, bank: Registration
+    ) -> None:
         rows = many(1000, 50)
         for start in (0, 100, 200):
             world.post(bank, rows.slice(start, 100))
@@ -176,7 +182,9 @@ class TestResuming:
         )
         registrations.complete_partition(world.connection, bank, bank.partitions[0].id)
 
-    def test_waits_for_a_batch_that_a_killed_run_is_still_committing(self, world: World, bank: Registration) -> None:
+    def test_waits_for_a_batch_that_a_killed_run_is_still_committing(
+        self, world: World, bank: Registration
+    ) -> None:
         killed = world.connect()
         with ThreadPoolExecutor(1) as pool:
             with killed.transaction():
@@ -192,7 +200,9 @@ class TestResuming:
     ) -> None:
         rows = many(1000, 50)
         world.post(bank, rows.slice(0, 100))
-        with pytest.raises(LedgerError, match=r"rows \d+ to \d+ of partition 0001 of bank overlap rows 1 to 100"):
+        with pytest.raises(
+            LedgerError, match=r"rows \d+ to \d+ of partition 0001 of bank overlap rows 1 to 100"
+        ):
             world.post(bank, rows.slice(start, length))
         assert world.count() == 100
         assert world.post(bank, rows.slice(100, 100)).posted == 100
@@ -216,14 +226,18 @@ class TestResuming:
 class TestCheckpoint:
     def test_commits_with_the_batch_and_carries_on(self, world: World, bank: Registration) -> None:
         world.post(bank, numbered([Entry("r1"), Entry("r2")]))
-        world.post(bank, numbered([Entry("r2"), Entry("r3"), Entry("r4", "A", "A"), Entry("r1", amount="1")], 3))
+        world.post(
+            bank, numbered([Entry("r2"), Entry("r3"), Entry("r4", "A", "A"), Entry("r1", amount="1")], 3)
+        )
         checkpoint = checkpoints.load(world.connection, "bank")
         assert checkpoint is not None
         assert (checkpoint.processed, checkpoint.successful, checkpoint.failed) == (6, 4, 2)
         assert (checkpoint.status, checkpoint.last_processed_id) == ("IN_PROGRESS", "r1")
         assert world.value("SELECT metadata FROM ledger_backfill_checkpoints")["last_row"] == 6
 
-    def test_does_not_move_when_a_recorded_batch_is_asked_for_again(self, world: World, bank: Registration) -> None:
+    def test_does_not_move_when_a_recorded_batch_is_asked_for_again(
+        self, world: World, bank: Registration
+    ) -> None:
         for _ in range(3):
             world.post(bank, [Entry("r1")])
         checkpoint = checkpoints.load(world.connection, "bank")
@@ -243,13 +257,17 @@ class TestEquation:
         world.post(bank, numbered([Entry("r1"), Entry("r1"), Entry("r1", amount="1"), Entry("r2", "A", "A")]))
         return bank.partitions[0].id
 
-    def complete(self, world: World, bank: Registration, partition: int, *, rejected: int, filtered: int) -> None:
+    def complete(
+        self, world: World, bank: Registration, partition: int, *, rejected: int, filtered: int
+    ) -> None:
         registrations.record_validated(
             world.connection, partition, rejected=rejected, filtered=filtered, valid_rows=4
         )
         registrations.complete_partition(world.connection, bank, partition)
 
-    def test_holds_when_every_row_is_accounted_for(self, world: World, bank: Registration, partition: int) -> None:
+    def test_holds_when_every_row_is_accounted_for(
+        self, world: World, bank: Registration, partition: int
+    ) -> None:
         self.complete(world, bank, partition, rejected=0, filtered=996)
         assert world.rows(
             "SELECT status, read, posted, duplicates, conflicts, rejected, filtered FROM backfill_partition_outcomes"
@@ -267,7 +285,9 @@ class TestEquation:
         with pytest.raises(LedgerError, match="2 rejects kept"):
             self.complete(world, bank, partition, rejected=1, filtered=995)
 
-    def test_refuses_when_a_kept_reject_was_lost(self, world: World, bank: Registration, partition: int) -> None:
+    def test_refuses_when_a_kept_reject_was_lost(
+        self, world: World, bank: Registration, partition: int
+    ) -> None:
         world.connection.execute("DELETE FROM backfill_rejects WHERE source_row = 3")
         with pytest.raises(LedgerError, match="1 rejects kept"):
             self.complete(world, bank, partition, rejected=0, filtered=996)
@@ -301,7 +321,9 @@ class TestEquation:
         bank = world.register(1, 1, source_id="small")
         for number, partition in enumerate(bank.partitions):
             world.post(bank, [Entry(f"s{number}", row=number + 1)], partition=number)
-            registrations.record_validated(world.connection, partition.id, rejected=0, filtered=0, valid_rows=1)
+            registrations.record_validated(
+                world.connection, partition.id, rejected=0, filtered=0, valid_rows=1
+            )
             assert checkpoint_status(world) == "IN_PROGRESS"
             registrations.complete_partition(world.connection, bank, partition.id)
         assert checkpoint_status(world) == "COMPLETED"

@@ -37,7 +37,9 @@ def relations(connection: Connection) -> set[str]:
 
 
 def versions(connection: Connection) -> list[int]:
-    return [v for (v,) in connection.execute("SELECT version FROM ledger_schema_migrations ORDER BY 1").fetchall()]
+    return [
+        v for (v,) in connection.execute("SELECT version FROM ledger_schema_migrations ORDER BY 1").fetchall()
+    ]
 
 
 def test_an_empty_database_becomes_a_ledger_and_a_second_time_is_nothing(empty: Connection) -> None:
@@ -48,7 +50,9 @@ def test_an_empty_database_becomes_a_ledger_and_a_second_time_is_nothing(empty: 
         "backfill_batches", "backfill_rejects", "ledger_entry_legs",
     }  # fmt: skip
     assert migrate(empty) == ()
-    rows = empty.execute("SELECT version, name, checksum FROM ledger_schema_migrations ORDER BY version").fetchall()
+    rows = empty.execute(
+        "SELECT version, name, checksum FROM ledger_schema_migrations ORDER BY version"
+    ).fetchall()
     assert rows == [(m.version, m.name, m.checksum) for m in applied]
 
 

@@ -45,7 +45,9 @@ def renumbered(rows: pa.Table, by: int) -> pa.Table:
 def test_a_batch_of_nothing_but_duplicates_and_conflicts(world: World, bank: Registration) -> None:
     rows = many(ROWS, ACCOUNTS)
     assert world.post(bank, rows).posted == ROWS
-    conflicting = replaced(rows, amount=pa.repeat(pa.scalar(Decimal(2), rows.schema.field("amount").type), ROWS))
+    conflicting = replaced(
+        rows, amount=pa.repeat(pa.scalar(Decimal(2), rows.schema.field("amount").type), ROWS)
+    )
     with within():
         assert world.post(bank, renumbered(rows, ROWS)).duplicates == ROWS
     with within():
@@ -105,7 +107,11 @@ def test_a_large_batch_after_single_postings_in_the_same_session(world: World, b
     for number in range(10):
         world.post_one(Entry(f"s{number}", "a000000", "a000001"))
         world.post_one(Entry(f"e{number}", "EUR", "a000001", fx_rate="1.1"))
-        world.post(bank, [Entry(f"b{number}", "EUR", "a000001", fx_rate="1.1", row=number + 1)], staging=bool(number % 2))
+        world.post(
+            bank,
+            [Entry(f"b{number}", "EUR", "a000001", fx_rate="1.1", row=number + 1)],
+            staging=bool(number % 2),
+        )
     rows = many(ROWS, ACCOUNTS, first_row=101)
     with within():
         assert world.post(bank, rows).path == "copy"
@@ -146,7 +152,9 @@ def test_a_single_posting_does_not_read_all_accounts(world: World) -> None:
 
 def test_a_batch_whose_bad_row_comes_last_is_explained_quickly(world: World, bank: Registration) -> None:
     rows = many(ROWS, ACCOUNTS)
-    last = pa.chunked_array([rows.column("debit_account_id").combine_chunks().slice(0, ROWS - 1), pa.array(["NOBODY"])])
+    last = pa.chunked_array(
+        [rows.column("debit_account_id").combine_chunks().slice(0, ROWS - 1), pa.array(["NOBODY"])]
+    )
     with within():
         outcome = world.post(bank, replaced(rows, debit_account_id=last))
     assert (outcome.posted, outcome.rejected) == (ROWS - 1, 1)

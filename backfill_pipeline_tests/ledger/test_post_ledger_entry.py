@@ -30,7 +30,9 @@ def test_returns_the_entrys_id_and_stores_every_field(world: World) -> None:
 def test_the_event_time_is_kept_apart_from_the_time_of_posting(world: World) -> None:
     event = datetime(1999, 12, 31, 23, 59, 59, 123456, tzinfo=UTC)
     world.post_one(Entry("r1", at=event))
-    stored, posted_at, age = world.rows("SELECT timestamp_utc, posted_at, now() - posted_at FROM ledger_entries")[0]
+    stored, posted_at, age = world.rows(
+        "SELECT timestamp_utc, posted_at, now() - posted_at FROM ledger_entries"
+    )[0]
     assert stored == event
     assert posted_at.year >= 2024
     assert timedelta(0) <= age < timedelta(minutes=5)
@@ -84,7 +86,8 @@ def test_a_missing_event_time_is_refused_never_now(world: World) -> None:
     arguments = Entry("r1").arguments()
     with pytest.raises(psycopg.errors.NotNullViolation):
         world.connection.execute(
-            "SELECT post_ledger_entry(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, NULL::timestamptz)", arguments[:10]
+            "SELECT post_ledger_entry(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, NULL::timestamptz)",
+            arguments[:10],
         )
 
 

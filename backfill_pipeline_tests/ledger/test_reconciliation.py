@@ -70,8 +70,11 @@ text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00
             amount=st.decimals(min_value="1e-18", max_value=10**19, places=18).map("{:f}".format)
             | st.sampled_from(["1", "10.00"]),
             fx_rate=st.none() | st.decimals(min_value="1e-18", max_value=10**6, places=18).map("{:f}".format),
-            at=st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 31, 23, 59, 59, 999999), timezones=st.just(UTC)),
-            metadata=st.none() | st.sampled_from(["{}", '{"a": ""}', '{"a": "x\\"\\n\\\\"}', '{"é": "€"}', '{"a": "\\u0001"}']),
+            at=st.datetimes(
+                datetime(1, 1, 1), datetime(9999, 12, 31, 23, 59, 59, 999999), timezones=st.just(UTC)
+            ),
+            metadata=st.none()
+            | st.sampled_from(["{}", '{"a": ""}', '{"a": "x\\"\\n\\\\"}', '{"é": "€"}', '{"a": "\\u0001"}']),
         ),
         max_size=15,
         unique_by=lambda entry: (entry.ledger, entry.reference),
@@ -142,8 +145,18 @@ def test_verdicts_are_kept_and_the_latest_counts(world: World, bank: Registratio
     assert reconciliation.latest(world.connection, bank.id) is None
     for verdict, breaks in (("break", 3), ("match", 0)):
         reconciliation.record(
-            world.connection, bank.id, verdict=verdict, entries_compared=10, break_count=breaks, details={"x": ["é"]}
+            world.connection,
+            bank.id,
+            verdict=verdict,
+            entries_compared=10,
+            break_count=breaks,
+            details={"x": ["é"]},
         )
     latest = reconciliation.latest(world.connection, bank.id)
     assert latest is not None
-    assert (latest.verdict, latest.entries_compared, latest.break_count, latest.details) == ("match", 10, 0, {"x": ["é"]})
+    assert (latest.verdict, latest.entries_compared, latest.break_count, latest.details) == (
+        "match",
+        10,
+        0,
+        {"x": ["é"]},
+    )

@@ -18,13 +18,17 @@ def plan() -> RegistrationPlan:
 
 def post_all(world: World, registration: registrations.Registration) -> None:
     """Posts every partition of (2, 1) rows and completes it."""
-    world.connection.execute("INSERT INTO bank_accounts (id, currency_code) VALUES ('A', 'USD'), ('B', 'USD') ON CONFLICT DO NOTHING")
+    world.connection.execute(
+        "INSERT INTO bank_accounts (id, currency_code) VALUES ('A', 'USD'), ('B', 'USD') ON CONFLICT DO NOTHING"
+    )
     row = 1
     for number, partition in enumerate(registration.partitions):
         entries = [Entry(f"r{row + n}", row=row + n) for n in range(partition.plan.row_count)]
         world.post(registration, entries, partition=number)
         row += len(entries)
-        registrations.record_validated(world.connection, partition.id, rejected=0, filtered=0, valid_rows=len(entries))
+        registrations.record_validated(
+            world.connection, partition.id, rejected=0, filtered=0, valid_rows=len(entries)
+        )
         registrations.complete_partition(world.connection, registration, partition.id)
 
 
@@ -83,7 +87,9 @@ def test_a_change_while_partitions_are_open_is_refused_naming_it(
 
 def test_as_long_as_nothing_is_posted_a_change_is_free(world: World, plan: RegistrationPlan) -> None:
     register(world.connection, plan)
-    second, new = register(world.connection, replace(plan, sha256="e" * 64, mapping_parts={"reference_columns": "x"}))
+    second, new = register(
+        world.connection, replace(plan, sha256="e" * 64, mapping_parts={"reference_columns": "x"})
+    )
     assert (second.revision, new) == (2, True)
 
 
@@ -118,7 +124,9 @@ def test_a_change_after_everything_is_posted_is_a_new_revision(world: World, pla
     assert world.value("SELECT sum(duplicates) FROM backfill_batches") == 3
 
 
-def test_other_columns_for_generated_references_are_refused_even_then(world: World, plan: RegistrationPlan) -> None:
+def test_other_columns_for_generated_references_are_refused_even_then(
+    world: World, plan: RegistrationPlan
+) -> None:
     first, _ = register(world.connection, plan)
     post_all(world, first)
     changed = replace(plan, mapping_parts={"fields": "1", "reference_columns": "other"})

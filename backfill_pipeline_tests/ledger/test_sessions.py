@@ -119,13 +119,21 @@ class TestAudit:
         world.open("A", "B")
         world.post_one(Entry("r1"))
         found = audit.audit(world.connection)
-        assert (found.entries, found.accounts, found.inconsistent_balances, found.duplicate_references) == (1, 2, 1, 0)
+        assert (found.entries, found.accounts, found.inconsistent_balances, found.duplicate_references) == (
+            1,
+            2,
+            1,
+            0,
+        )
         assert (found.clean, found.missing, found.constraints) == (True, (), "not applied")
 
     @pytest.mark.parametrize(
         ("damage", "missing"),
         [
-            ("ALTER TABLE ledger_entries DROP CONSTRAINT ledger_entries_ledger_id_reference_id_key", "idempotency"),
+            (
+                "ALTER TABLE ledger_entries DROP CONSTRAINT ledger_entries_ledger_id_reference_id_key",
+                "idempotency",
+            ),
             ("DROP TABLE dual_ledger_outbox", "table dual_ledger_outbox"),
             ("DROP FUNCTION post_ledger_entry", "function post_ledger_entry"),
             ("ALTER TABLE ledger_entries DISABLE TRIGGER ledger_entries_append_only", "enabled triggers"),
@@ -139,8 +147,12 @@ class TestAudit:
         assert missing in found.missing[0]
 
     def test_of_no_ledger_is_an_error_in_words(self, server: Server) -> None:
-        with server.empty_database() as url, connect(url) as connection, pytest.raises(
-            LedgerError, match='cannot audit the ledger: relation "ledger_entries" does not exist'
+        with (
+            server.empty_database() as url,
+            connect(url) as connection,
+            pytest.raises(
+                LedgerError, match='cannot audit the ledger: relation "ledger_entries" does not exist'
+            ),
         ):
             audit.audit(connection)
 
@@ -153,7 +165,9 @@ class TestReuseOfOneSession:
         registration = world.register()
         row = 1
 
-        def post(*rows: Entry, staging: bool = False, policy: PostingPolicy | None = None) -> posting.BatchOutcome:
+        def post(
+            *rows: Entry, staging: bool = False, policy: PostingPolicy | None = None
+        ) -> posting.BatchOutcome:
             nonlocal row
             outcome = world.post(registration, numbered(rows, row), staging=staging, policy=policy)
             row += len(rows)
@@ -163,15 +177,21 @@ class TestReuseOfOneSession:
             assert post(Entry(f"a{cycle}", "A", "FUND", "100")).path == "copy"
             assert post(Entry(f"a{cycle}", "A", "FUND", "100")).duplicates == 1
             assert post(Entry(f"e{cycle}", "E", "FUND", "1", fx_rate="1.5"), staging=True).posted == 1
-            created = post(Entry(f"n{cycle}", f"N{cycle}", "FUND"), policy=PostingPolicy(create_unknown_accounts=True))
+            created = post(
+                Entry(f"n{cycle}", f"N{cycle}", "FUND"), policy=PostingPolicy(create_unknown_accounts=True)
+            )
             assert created.posted == 1
             if cycle % 2:
                 constraints.apply(world.connection)
-                refused = post(Entry(f"x{cycle}", "B", f"N{cycle}", "99"), Entry(f"y{cycle}", "B", f"N{cycle}", "1"))
+                refused = post(
+                    Entry(f"x{cycle}", "B", f"N{cycle}", "99"), Entry(f"y{cycle}", "B", f"N{cycle}", "1")
+                )
                 assert (refused.posted, refused.rejected) == (1, 1)
                 constraints.suspend(world.connection)
             with pytest.raises(LedgerError):
-                world.post(registration, table([Entry("bad", metadata="{", row=row)]), staging=bool(cycle % 3))
+                world.post(
+                    registration, table([Entry("bad", metadata="{", row=row)]), staging=bool(cycle % 3)
+                )
             balances.examine(world.connection)
         world.assert_balances_follow_entries()
 
@@ -215,7 +235,9 @@ class TestErrors:
 
     def test_a_message_is_one_line(self, world: World) -> None:
         with pytest.raises(LedgerError) as caught, ledger_errors("try"):
-            world.connection.execute("DO $$ BEGIN RAISE EXCEPTION E'two\\nlines' USING DETAIL = E'and\\nmore'; END $$")
+            world.connection.execute(
+                "DO $$ BEGIN RAISE EXCEPTION E'two\\nlines' USING DETAIL = E'and\\nmore'; END $$"
+            )
         assert str(caught.value) == "cannot try the ledger: two lines (and more)"
 
 
@@ -223,8 +245,9 @@ class TestSourceLock:
     def test_has_one_holder(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(connections, "SOURCE_LOCK_WAIT_S", 0.3)
         with source_lock(world.url, "bank"):
-            with pytest.raises(SourceBusyError, match="source bank is being written by another run"), source_lock(
-                world.url, "bank"
+            with (
+                pytest.raises(SourceBusyError, match="source bank is being written by another run"),
+                source_lock(world.url, "bank"),
             ):
                 pass
             with source_lock(world.url, "other"):
@@ -246,4 +269,3 @@ class TestSourceLock:
     def take(url: str) -> bool:
         with source_lock(url, "bank"):
             return True
-

@@ -68,7 +68,9 @@ def bank(world: World) -> Registration:
 
 
 def test_1_1_audit(world: World, bank: Registration) -> None:
-    assert world.rows("SELECT COUNT(*), MIN(timestamp_utc), MAX(timestamp_utc)\nFROM ledger_entries;") == [(3, NOON, NOON)]
+    assert world.rows("SELECT COUNT(*), MIN(timestamp_utc), MAX(timestamp_utc)\nFROM ledger_entries;") == [
+        (3, NOON, NOON)
+    ]
     assert {row[0] for row in world.rows(AUDIT_INCONSISTENT)} == {"B", "C"}
     assert world.rows(
         "SELECT ledger_id, reference_id, COUNT(*) FROM ledger_entries GROUP BY ledger_id, reference_id HAVING COUNT(*) > 1;"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -100,9 +100,12 @@ def scale(amount: str) -> int:
     return len(amount.partition(".")[2])
 
 
-def many(count: int, accounts: int, *, prefix: str = "M", first_row: int = 1, amount: str = "1.00") -> pa.Table:
+def many(
+    count: int, accounts: int, *, prefix: str = "M", first_row: int = 1, amount: str = "1.00"
+) -> pa.Table:
     """A large table, built without a loop per row: row i debits account i and credits account i + 1, in a ring."""
     numbers = range(first_row, first_row + count)
+    start = int(NOON.timestamp()) + first_row
     return pa.table(
         {
             "source_row": pa.array(numbers, pa.int64()),
@@ -115,7 +118,7 @@ def many(count: int, accounts: int, *, prefix: str = "M", first_row: int = 1, am
             "asset_type": pa.repeat("fiat", count),
             "transaction_type": pa.repeat("TRANSFER", count),
             "reference_id": [f"{prefix}{n}" for n in numbers],
-            "timestamp_utc": [NOON + timedelta(seconds=n) for n in numbers],
+            "timestamp_utc": pa.array(range(start, start + count), pa.int64()).cast(pa.timestamp("s", "UTC")),
             "fx_rate": pa.nulls(count, pa.decimal128(38, 18)),
             "fx_rate_scale": pa.nulls(count, pa.int8()),
             "metadata": pa.nulls(count, pa.string()),
@@ -245,12 +248,12 @@ class World:
         return int(self.value(f"SELECT count(*) FROM {relation}"))
 
     def value(self, query: str, *parameters: object) -> Any:
-        row = self.connection.execute(query, parameters or None).fetchone()  # type: ignore[arg-type]
+        row = self.connection.execute(query, parameters or None).fetchone()
         assert row is not None
         return row[0]
 
     def rows(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
-        return self.connection.execute(query, parameters or None).fetchall()  # type: ignore[arg-type]
+        return self.connection.execute(query, parameters or None).fetchall()
 
     def balances(self) -> dict[str, Decimal]:
         return dict(self.rows("SELECT id, balance FROM bank_accounts"))

@@ -1,4 +1,3 @@
-# ruff: noqa: DTZ001  local times without a zone are what is tested
 """Times equal those of Python's datetime and zoneinfo, or are errors; none is moved, cut or guessed."""
 
 from datetime import UTC, date, datetime, timedelta, timezone

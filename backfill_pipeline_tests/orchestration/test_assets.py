@@ -78,6 +78,7 @@ def test_a_new_revision_replaces_the_partitions(world: World, instance: dg.Dagst
     source = world.write("s", entries(30))
     defs = definitions(source)
     materialize(defs, instance, "s/manifest")
+    materialize(defs, instance, "s/posted", partition="0002")
     world.write_rows("s", entries(45))
     refused = materialize(defs, instance, "s/manifest")
     assert "--accept-changed" in failure(refused)
