@@ -19,7 +19,12 @@ _EXACT = Context(prec=1000)
 
 @dataclass(frozen=True, slots=True)
 class AccountBreak:
-    """An account whose balance is not what its legs say. `what` is balance or available_balance."""
+    """An account whose balance is not what its legs say.
+
+    Attributes:
+        what: balance, available_balance, or "conversion of <reference>" for a leg that moved it by something else than
+            amount times fx_rate, rounded half-even.
+    """
 
     account_id: str
     currency_code: str
@@ -101,6 +106,17 @@ WITH expected AS (
 SELECT count(*) OVER (), id, currency_code, what, expected, actual FROM broken ORDER BY id, what LIMIT %s
 """
 
+_WRONG_CONVERSIONS = """
+SELECT count(*) OVER (), c.account_id, c.currency_code, 'conversion of ' || e.reference_id, rule.amount, c.amount
+FROM ledger_entry_conversions c
+JOIN ledger_entries e ON e.id = c.entry_id
+JOIN currencies ON currencies.code = c.currency_code
+CROSS JOIN LATERAL (SELECT round_half_even(e.amount * e.fx_rate, coalesce(minor_units, 18)) AS amount) AS rule
+WHERE rule.amount IS DISTINCT FROM c.amount
+   OR c.account_id <> CASE c.side WHEN 'debit' THEN e.debit_account_id ELSE e.credit_account_id END
+ORDER BY c.account_id, e.reference_id LIMIT %s
+"""
+
 # What conversions explain is summed from the other end, the stored conversions: an entry leaves its own currency with
 # its amount and arrives in the account's with the converted one.
 _CURRENCIES = """
@@ -132,11 +148,13 @@ def examine(connection: Connection) -> Balances:
     with ledger_errors("sum balances in"), connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         connection.execute(_SUM_ACCOUNTS)
-        breaks = connection.execute(_BREAKS, [BREAK_SAMPLE]).fetchall()
+        found = [
+            connection.execute(query, [BREAK_SAMPLE]).fetchall() for query in (_BREAKS, _WRONG_CONVERSIONS)
+        ]
         currencies = connection.execute(_CURRENCIES).fetchall()
     return Balances(
-        break_count=breaks[0][0] if breaks else 0,
-        breaks=[AccountBreak(*row[1:]) for row in breaks],
+        break_count=sum(rows[0][0] for rows in found if rows),
+        breaks=[AccountBreak(*row[1:]) for rows in found for row in rows][:BREAK_SAMPLE],
         currencies=[CurrencyTotals(*row) for row in currencies],
     )
 

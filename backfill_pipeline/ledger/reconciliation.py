@@ -80,6 +80,19 @@ def posted_entries(connection: Connection, partition_id: int) -> pa.Table:
         )
 
 
+def opening_entry_counts(connection: Connection, source_id: str) -> tuple[int, int]:
+    """How many opening entries a source's batches recorded as posted, and how many entries name those batches."""
+    with ledger_errors("read entries from"):
+        row = connection.execute(
+            "WITH batch AS (SELECT id, posted FROM backfill_batches WHERE source_id = %s AND kind = 'opening')"
+            " SELECT (SELECT coalesce(sum(posted), 0)::bigint FROM batch),"
+            "        (SELECT count(*) FROM ledger_entries e WHERE e.batch_id = ANY (ARRAY(SELECT id FROM batch)))",
+            [source_id],
+        ).fetchone()
+    assert row is not None
+    return row[0], row[1]
+
+
 def entries_by_reference(connection: Connection, wanted: pa.Table) -> pa.Table:
     """Entries with the wanted (ledger_id, reference_id), whoever posted them (LEDGER_SCHEMA).
 

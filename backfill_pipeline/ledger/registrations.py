@@ -118,7 +118,8 @@ def register(
                 _refuse_unless_safe(connection, current, plan, changes)
         _insert(connection, plan, current.revision + 1 if current else 1)
         registration = load(connection, plan.source_id)
-    assert registration is not None
+        assert registration is not None
+        _complete_registration(connection, registration)  # at once, when there are no rows
     return registration, True
 
 

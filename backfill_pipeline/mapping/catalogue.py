@@ -19,27 +19,31 @@ SUFFIXES = (".yaml", ".yml")
 def find_sources(
     sources_dir: Path, registered_dir: Path
 ) -> dict[str, SourceDefinition | SourceDefinitionError]:
-    """All sources by id, in order. A file that cannot be used comes with its error, under its file name.
+    """All sources by id, in order. A file that cannot be used comes with its error, under a name made from its own.
 
     Args:
         sources_dir: the folder of source files.
         registered_dir: links to source files elsewhere, made by `register_path`.
     """
-    found: dict[str, SourceDefinition | SourceDefinitionError] = {}
+    usable: dict[str, SourceDefinition] = {}
+    broken: list[tuple[str, SourceDefinitionError]] = []
     # Links are followed first, so that errors name the user's own file.
     for path in [*_files(sources_dir), *(path.resolve() for path in _files(registered_dir))]:
         try:
             definition = load_definition(path)
         except SourceDefinitionError as error:
-            found[_safe_name(path.stem)] = error
+            broken.append((path.stem, error))
             continue
-        earlier = found.get(definition.id)
-        if isinstance(earlier, SourceDefinition) and earlier.path.resolve() != definition.path.resolve():
-            found[_safe_name(f"{path.stem}_again")] = SourceDefinitionError(
-                f"{definition.path}: id {definition.id} is taken by {earlier.path}: give one of them another id."
-            )
-            continue
-        found[definition.id] = definition
+        earlier = usable.setdefault(definition.id, definition)
+        if earlier.path.resolve() != definition.path.resolve():
+            taken = f"{definition.path}: id {definition.id} is taken by {earlier.path}: give one of them another id."
+            broken.append((path.stem, SourceDefinitionError(taken)))
+    found: dict[str, SourceDefinition | SourceDefinitionError] = dict(usable)
+    for stem, problem in broken:
+        name = _safe_name(stem)
+        while name in found:
+            name += "_broken"
+        found[name] = problem
     return dict(sorted(found.items()))
 
 

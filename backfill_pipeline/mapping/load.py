@@ -80,9 +80,11 @@ def mapping_parts(definition: SourceDefinition) -> dict[str, str]:
     Raises:
         SourceFileError: an account map or accounts file cannot be read.
     """
-    whole = definition.model_dump(mode="json", by_alias=True)
+    # Without defaults: a release that adds an optional key must not change the mapping of every source there is. One
+    # that changes a default raises MAPPING_LANGUAGE_VERSION.
+    whole = definition.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     parts: dict[str, object] = {
-        key: whole[key] for key in ("id", "type", "csv", "fields", "metadata", "unknown_accounts")
+        key: whole.get(key) for key in ("id", "type", "csv", "fields", "metadata", "unknown_accounts")
     }
     parts["language"] = MAPPING_LANGUAGE_VERSION
     account_map, accounts = definition.account_map, definition.accounts

@@ -206,6 +206,9 @@ def _reconcile_opening_entries(
     if book is not None and book.opening_entries.num_rows:
         report.opening_entries_compared = book.opening_entries.num_rows
         _reconcile_by_reference(connection, "opening balances", book.opening_entries, report)
+    recorded, actual = reconciliation.opening_entry_counts(connection, work.definition.id)
+    if actual > recorded:
+        report.add(EntryBreak("opening balances", "unexpected", None, None), actual - recorded)
 
 
 def _reconcile_by_reference(

@@ -123,7 +123,6 @@ def test_any_id_that_a_definition_allows_can_be_loaded(sources: World, source_id
     assert {f"{source_id}/posted", "good/posted"} <= keys
 
 
-@pytest.mark.xfail(strict=True, reason="the catalogue keeps one of the two: mapping/catalogue.py")
 def test_a_broken_file_named_like_another_sources_id_takes_neither_away(sources: World) -> None:
     path = sources.write("good", entries(1))
     path.rename(path.with_name("a_file.yaml"))

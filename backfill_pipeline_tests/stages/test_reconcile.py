@@ -100,9 +100,6 @@ def test_a_forged_entry_in_a_batch_is_found(world: World, source: Path, row: str
     assert broken(world, source).break_count >= 1
 
 
-@pytest.mark.xfail(
-    strict=True, reason="opening batches are looked up by reference only: ledger/reconciliation.py"
-)
 @pytest.mark.parametrize("row", ["1", "77", "NULL"])
 def test_a_forged_opening_entry_is_found(world: World, source: Path, row: str) -> None:
     world.query(FORGED.format(kind="opening", row=row))
@@ -189,9 +186,6 @@ def test_more_breaks_than_are_shown_are_all_counted(world: World) -> None:
     assert len(report.breaks) == 100
 
 
-@pytest.mark.xfail(
-    strict=True, reason="stored conversions are not held against amount times fx_rate: ledger/balances.py"
-)
 def test_an_altered_conversion_is_found_although_the_balance_was_adjusted_to_it(world: World) -> None:
     path = world.write(
         "s",
