@@ -2,10 +2,12 @@
 
 PYTHON ?=
 PYTEST_ARGS ?=
+# One worker per core; the tests have databases of their own.
+PYTEST := .venv/bin/python -m pytest --numprocesses auto
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo dev test lint types lock bench clean
+.PHONY: help demo dev test test-slow lint types lock bench clean
 
 # A virtual environment knows its own absolute path. The stamp's name is made from it, so that a checkout that was
 # moved or copied gets a new environment instead of running the old one's code.
@@ -14,7 +16,7 @@ READY := .venv/.ready-$(HERE)
 CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
 
 demo: $(READY) ## run the bundled sample through the whole pipeline and show the outcome
 	@# The sample has dirty rows on purpose: exit code 3, "finished with rejects", is its success.
@@ -24,8 +26,11 @@ demo: $(READY) ## run the bundled sample through the whole pipeline and show the
 dev: $(READY) ## start the Dagster UI and daemon on a free port
 	@.venv/bin/backfill up
 
-test: lint types ## lint, types, tests (PYTEST_ARGS=... goes to pytest)
-	@.venv/bin/python -m pytest $(PYTEST_ARGS)
+test: lint types ## lint, types, tests but for the slow ones (PYTEST_ARGS=... goes to pytest)
+	@$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(READY) ## the slow tests: more kills, more examples, more rows
+	@$(PYTEST) -m slow $(PYTEST_ARGS)
 
 lint: $(READY) ## ruff: rules and format
 	@.venv/bin/ruff check .

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 
 import dagster as dg
 
+from backfill_pipeline.definition.catalogue import find_sources
+from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.errors import BackfillError, SourceDefinitionError
-from backfill_pipeline.mapping.catalogue import find_sources
-from backfill_pipeline.mapping.definition import SourceDefinition
 from backfill_pipeline.orchestration.assets.constraints import constraints_asset
 from backfill_pipeline.orchestration.assets.keys import CONSTRAINTS_KEY, asset_key
 from backfill_pipeline.orchestration.assets.manifest import manifest_asset

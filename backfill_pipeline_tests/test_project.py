@@ -21,12 +21,13 @@ MAY_IMPORT = {
     "errors": (),
     "money": ("errors",),
     "settings": ("errors",),
-    "schemas": ("sources", *BASE),
-    "sources": ("mapping", "schemas", *BASE),
-    "mapping": ("sources", "schemas", *BASE),
-    "ledger": ("mapping", "schemas", "sources", *BASE),
+    "definition": BASE,
+    "schemas": BASE,
+    "sources": ("definition", "schemas", *BASE),
+    "mapping": ("definition", "schemas", "sources", *BASE),
+    "ledger": ("schemas", *BASE),
     "local": BASE,
-    "stages": ("ledger", "mapping", "schemas", "sources", *BASE),
+    "stages": ("definition", "ledger", "mapping", "schemas", "sources", *BASE),
 }
 
 

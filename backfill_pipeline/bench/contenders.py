@@ -20,13 +20,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from backfill_pipeline.definition.load import load_definition
 from backfill_pipeline.ledger.connection import Connection, connect
 from backfill_pipeline.ledger.migrate import migrate
 from backfill_pipeline.ledger.plain_copy import time_plain_copy
 from backfill_pipeline.local.embedded import EmbeddedServer, embedded_server
 from backfill_pipeline.local.endpoint import ensure_database
 from backfill_pipeline.local.generate import generate
-from backfill_pipeline.mapping.load import load_definition
 from backfill_pipeline.stages.config import BackfillConfig
 from backfill_pipeline.stages.manifest import register_source
 from backfill_pipeline.stages.prepare import PartitionFrames, StageName

@@ -23,7 +23,7 @@ from backfill_pipeline.ledger.registrations import Registration
 if TYPE_CHECKING:
     import dagster as dg
 
-    from backfill_pipeline.mapping.definition import SourceDefinition
+    from backfill_pipeline.definition.models import SourceDefinition
     from backfill_pipeline.orchestration.launch import LaunchedRun
 
 _RANGE = re.compile(r"^([^.]+?)(?:\.\.([^.]+))?$")

@@ -22,7 +22,7 @@ from backfill_pipeline.settings import Settings, load_settings
 if TYPE_CHECKING:
     import dagster as dg
 
-    from backfill_pipeline.mapping.definition import SourceDefinition
+    from backfill_pipeline.definition.models import SourceDefinition
     from backfill_pipeline.stages.work import Places
 
 
@@ -43,7 +43,7 @@ class Session:
 
     def source(self, name: str) -> SourceDefinition:
         """The source of this id, or of the file at this path."""
-        from backfill_pipeline.mapping.catalogue import resolve_source
+        from backfill_pipeline.definition.catalogue import resolve_source
 
         return resolve_source(name, self.settings.sources_dir, self.settings.registered_sources_dir)
 

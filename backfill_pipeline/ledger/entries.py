@@ -1,6 +1,6 @@
-"""Entries on the wire: the Arrow schema that posting accepts and its binary COPY encoding.
+"""Entries on the wire: their binary COPY encoding.
 
-Belongs here: column order and types of `ledger_entries` as COPY sees them, in both directions.
+Belongs here: the column order of `ledger_entries` as COPY sees it, and encoding entries for it.
 Does not: transactions, or what happens when the ledger refuses a row.
 """
 
@@ -16,29 +16,7 @@ from pgpq.schema import Jsonb
 
 from backfill_pipeline.errors import LedgerError
 from backfill_pipeline.ledger.connection import Connection
-
-DECIMAL = pa.decimal128(38, 18)
-
-# What posting takes: validated entries in source order. `*_scale` are the decimals as the source wrote them, so that
-# 10.00 is stored as 10.00; `metadata` is the text of a JSON object.
-POSTING_SCHEMA = pa.schema(
-    [
-        pa.field("source_row", pa.int64(), nullable=False),
-        pa.field("ledger_id", pa.string(), nullable=False),
-        pa.field("debit_account_id", pa.string(), nullable=False),
-        pa.field("credit_account_id", pa.string(), nullable=False),
-        pa.field("amount", DECIMAL, nullable=False),
-        pa.field("amount_scale", pa.int8(), nullable=False),
-        pa.field("currency_code", pa.string(), nullable=False),
-        pa.field("asset_type", pa.string(), nullable=False),
-        pa.field("transaction_type", pa.string(), nullable=False),
-        pa.field("reference_id", pa.string(), nullable=False),
-        pa.field("timestamp_utc", pa.timestamp("us", "UTC"), nullable=False),
-        pa.field("fx_rate", DECIMAL),
-        pa.field("fx_rate_scale", pa.int8()),
-        pa.field("metadata", pa.string()),
-    ]
-)
+from backfill_pipeline.schemas.frames import VALIDATED_SCHEMA
 
 COPY_COLUMNS = (
     "ledger_id",
@@ -69,7 +47,7 @@ def encode_entries(entries: pa.Table, batch_id: int) -> Iterator[bytes]:
     encoded in groups of equal decimals; a file has one or two of them.
 
     Args:
-        entries: POSTING_SCHEMA.
+        entries: VALIDATED_SCHEMA.
         batch_id: stored with every entry.
     """
     first = True
@@ -124,7 +102,7 @@ def _encoder(schema: pa.Schema) -> pgpq.ArrowToPostgresBinaryEncoder:
 
 
 def _empty_schema() -> pa.Schema:
-    types = {field.name: field.type for field in POSTING_SCHEMA} | {"batch_id": pa.int64()}
+    types = {field.name: field.type for field in VALIDATED_SCHEMA} | {"batch_id": pa.int64()}
     return pa.schema([(name, types[name]) for name in COPY_COLUMNS])
 
 

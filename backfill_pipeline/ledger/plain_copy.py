@@ -21,7 +21,7 @@ def time_plain_copy(connection: Connection, entries: pa.Table) -> float:
 
     Args:
         connection: to the ledger, autocommit.
-        entries: POSTING_SCHEMA.
+        entries: VALIDATED_SCHEMA.
     """
     with ledger_errors("measure a plain COPY into"):
         connection.execute(f"DROP TABLE IF EXISTS {_TABLE}")

@@ -91,7 +91,7 @@ def post_batch(
     Args:
         connection: to the ledger, autocommit, not in a transaction.
         plan: identity of the batch; one that is recorded already is not posted again.
-        entries: POSTING_SCHEMA, in source order.
+        entries: VALIDATED_SCHEMA, in source order.
         policy: what to do with rows that cannot simply be copied.
         describe_rejects: turns refused rows into reject rows (`rejects.REJECTS_SCHEMA`).
         expect_trouble: go through staging at once, as the batch before had to.
@@ -164,7 +164,7 @@ def post_opening_entries(connection: Connection, source_id: str, entries: pa.Tab
     Args:
         connection: to the ledger, autocommit, not in a transaction.
         source_id: whose opening balances these are.
-        entries: POSTING_SCHEMA; `source_row` is the row of the accounts file.
+        entries: VALIDATED_SCHEMA; `source_row` is the row of the accounts file.
         run_id: kept with the batch.
 
     Raises:

@@ -16,7 +16,7 @@ import pyarrow.csv as pacsv
 from psycopg.types.json import Jsonb
 
 from backfill_pipeline.ledger.connection import Connection, ledger_errors
-from backfill_pipeline.ledger.entries import DECIMAL
+from backfill_pipeline.money import AMOUNT_TYPE
 
 # Every field of an entry that a source states. The order is that of the columns read back.
 LEDGER_SCHEMA = pa.schema(
@@ -25,13 +25,13 @@ LEDGER_SCHEMA = pa.schema(
         ("ledger_id", pa.string()),
         ("debit_account_id", pa.string()),
         ("credit_account_id", pa.string()),
-        ("amount", DECIMAL),
+        ("amount", AMOUNT_TYPE),
         ("currency_code", pa.string()),
         ("asset_type", pa.string()),
         ("transaction_type", pa.string()),
         ("reference_id", pa.string()),
         ("timestamp_utc", pa.timestamp("us")),
-        ("fx_rate", DECIMAL),
+        ("fx_rate", AMOUNT_TYPE),
         ("metadata", pa.string()),
     ]
 )

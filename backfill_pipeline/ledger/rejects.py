@@ -11,19 +11,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from backfill_pipeline.ledger.connection import Connection, ledger_errors
-
-REJECTS_SCHEMA = pa.schema(
-    [
-        pa.field("source_row", pa.int64(), nullable=False),
-        pa.field("source_line", pa.int64(), nullable=False),
-        pa.field("byte_offset", pa.int64(), nullable=False),
-        pa.field("stage", pa.string(), nullable=False),
-        pa.field("code", pa.string(), nullable=False),
-        pa.field("field", pa.string()),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("raw", pa.string(), nullable=False),
-    ]
-)
+from backfill_pipeline.schemas.frames import REJECTS_SCHEMA
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,7 +165,7 @@ def sort_out(
 
     Args:
         connection: inside the batch's transaction.
-        entries: POSTING_SCHEMA; `source_row` is unique.
+        entries: VALIDATED_SCHEMA; `source_row` is unique.
         batch_id: stored with every entry.
         create_unknown_accounts: open the accounts that entries name and the ledger lacks, in the entry's currency.
 

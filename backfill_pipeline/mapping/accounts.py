@@ -13,27 +13,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from backfill_pipeline.errors import SourceFileError
-from backfill_pipeline.mapping.account_map import read_account_map, read_small_file
-from backfill_pipeline.mapping.amounts import Numbers
-from backfill_pipeline.mapping.definition import (
+from backfill_pipeline.definition.models import (
     CURRENCY_PLACEHOLDER,
     Accounts,
     Opening,
     SourceDefinition,
     rule_columns,
 )
+from backfill_pipeline.errors import SourceFileError
+from backfill_pipeline.mapping.account_map import read_account_map, read_small_file
+from backfill_pipeline.mapping.amounts import Numbers
 from backfill_pipeline.mapping.rows import Rows
 from backfill_pipeline.mapping.transform import compile_number, compile_text
 from backfill_pipeline.money import AMOUNT_TYPE, currency_codes, plain_text
 from backfill_pipeline.schemas.extracted import SOURCE_LINE, SOURCE_ROW
-from backfill_pipeline.schemas.ledger_entry import (
-    ASSET_TYPES,
-    LENGTH_MAX,
-    TIMESTAMP_TYPE,
-    VALIDATED_SCHEMA,
-    excess_decimals,
-)
+from backfill_pipeline.schemas.frames import TIMESTAMP_TYPE, VALIDATED_SCHEMA
+from backfill_pipeline.schemas.ledger_entry import ASSET_TYPES, LENGTH_MAX, excess_decimals
 from backfill_pipeline.schemas.row_errors import Positions, positions_of
 
 ACCOUNT_SCHEMA = pa.schema(

@@ -1,7 +1,7 @@
 """Metadata: columns as the text of one JSON object per row.
 
 Belongs here: JSON escaping, vectorised.
-Does not: which columns (`definition.py`).
+Does not: which columns (`definition/models.py`).
 """
 
 import json

@@ -12,9 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from backfill_pipeline.mapping.account_map import AccountLookup, read_account_map
-from backfill_pipeline.mapping.amounts import Numbers, parse_numbers
-from backfill_pipeline.mapping.definition import (
+from backfill_pipeline.definition.models import (
     AccountRule,
     ColumnRule,
     ConstantRule,
@@ -23,13 +21,15 @@ from backfill_pipeline.mapping.definition import (
     SourceDefinition,
     TextRule,
 )
+from backfill_pipeline.mapping.account_map import AccountLookup, read_account_map
+from backfill_pipeline.mapping.amounts import Numbers, parse_numbers
 from backfill_pipeline.mapping.metadata import json_objects
 from backfill_pipeline.mapping.references import content_hashes, render_references, spread_occurrences
 from backfill_pipeline.mapping.rows import Rows
 from backfill_pipeline.mapping.times import parse_times
 from backfill_pipeline.money import AMOUNT_TYPE
 from backfill_pipeline.schemas.extracted import ERROR_CODE, ERROR_REASON, SOURCE_ROW, to_pandas
-from backfill_pipeline.schemas.ledger_entry import ENTRY_SCHEMA
+from backfill_pipeline.schemas.frames import ENTRY_SCHEMA
 from backfill_pipeline.schemas.rejects import RejectCode
 from backfill_pipeline.schemas.row_errors import positions_of
 

@@ -1,13 +1,13 @@
 """Run configuration as the Launchpad shows it: typed, described, checked.
 
-Belongs here: Dagster's view of `mapping.definition.RunConfig`.
+Belongs here: Dagster's view of `definition.models.RunConfig`.
 Does not: defaults (`stages/config.py`).
 """
 
 import dagster as dg
 from pydantic import Field
 
-from backfill_pipeline.mapping.definition import RunConfig
+from backfill_pipeline.definition.models import RunConfig
 
 
 class BackfillRunConfig(dg.Config):

@@ -20,9 +20,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pandera.errors import SchemaErrors
 
-from backfill_pipeline.money import AMOUNT_TYPE, currency_codes, currency_decimals, plain_text
+from backfill_pipeline.money import currency_codes, currency_decimals, plain_text
 from backfill_pipeline.schemas.extracted import to_arrow, to_pandas
-from backfill_pipeline.schemas.rejects import FAILURES_SCHEMA, RejectCode, Stage
+from backfill_pipeline.schemas.frames import ENTRY_SCHEMA, FAILURES_SCHEMA, VALIDATED_SCHEMA
+from backfill_pipeline.schemas.rejects import RejectCode, Stage
 from backfill_pipeline.schemas.row_errors import (
     SHOWN_CHARACTERS,
     Positions,
@@ -30,40 +31,6 @@ from backfill_pipeline.schemas.row_errors import (
     combined,
     positions_of,
 )
-
-TIMESTAMP_TYPE = pa.timestamp("us", tz="UTC")
-
-VALIDATED_SCHEMA = pa.schema(
-    [
-        pa.field("source_row", pa.int64(), nullable=False),
-        pa.field("ledger_id", pa.string()),
-        pa.field("debit_account_id", pa.string()),
-        pa.field("credit_account_id", pa.string()),
-        pa.field("amount", AMOUNT_TYPE),
-        pa.field("amount_scale", pa.int8()),
-        pa.field("currency_code", pa.string()),
-        pa.field("asset_type", pa.string()),
-        pa.field("transaction_type", pa.string()),
-        pa.field("reference_id", pa.string()),
-        pa.field("timestamp_utc", TIMESTAMP_TYPE),
-        pa.field("fx_rate", AMOUNT_TYPE),
-        pa.field("fx_rate_scale", pa.int8()),
-        pa.field("metadata", pa.string()),
-    ]
-)
-"""Entries. Only fx_rate, fx_rate_scale and metadata are ever null in a validated frame.
-
-`amount_scale` is the number of decimals that the source wrote ("10.00" → 2), so that amounts come back as they went in.
-"""
-
-ERROR_FIELDS: tuple[pa.Field, ...] = (
-    pa.field("error_code", pa.string()),
-    pa.field("error_field", pa.string()),
-    pa.field("error_reason", pa.string()),
-)
-
-ENTRY_SCHEMA = pa.schema([*VALIDATED_SCHEMA, *ERROR_FIELDS])
-"""Transformed rows, good and bad: where error_code is set, the row could not be converted and may hold nulls."""
 
 LENGTH_MAX: Final = {
     "ledger_id": 64,

@@ -4,8 +4,9 @@ Belongs here: codes, their stage and explanation, the REJECTS frame.
 Does not: finding out that a row is bad (the stages do), storing rejects (`ledger/`).
 """
 
+from collections.abc import Sequence
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from backfill_pipeline.schemas.extracted import BYTE_LENGTH, BYTE_OFFSET, SOURCE_LINE, SOURCE_ROW, to_pandas
-from backfill_pipeline.sources.protocol import SourceReader
+from backfill_pipeline.schemas.frames import REJECTS_SCHEMA
 
 
 class Stage(StrEnum):
@@ -160,34 +161,17 @@ _EXPLANATIONS: Final[dict[RejectCode, _Explanation]] = {
     ),
 }
 
-FAILURES_SCHEMA = pa.schema(
-    [
-        pa.field("source_row", pa.int64(), nullable=False),
-        pa.field("stage", pa.string(), nullable=False),
-        pa.field("code", pa.string(), nullable=False),
-        pa.field("field", pa.string()),
-        pa.field("reason", pa.string(), nullable=False),
-    ]
-)
-"""One row per bad row: what was wrong with it, by source row."""
 
-REJECTS_SCHEMA = pa.schema(
-    [
-        pa.field("source_row", pa.int64(), nullable=False),
-        pa.field("source_line", pa.int64(), nullable=False),
-        pa.field("byte_offset", pa.int64(), nullable=False),
-        pa.field("stage", pa.string(), nullable=False),
-        pa.field("code", pa.string(), nullable=False),
-        pa.field("field", pa.string()),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("raw", pa.string(), nullable=False),
-    ]
-)
-"""The rejects table and CSV: a failure with where it is in the source and the record's own text."""
+class RawTextReader(Protocol):
+    """What can give the text of records again; every `SourceReader` can."""
+
+    def raw_text(self, offsets: Sequence[int], lengths: Sequence[int]) -> list[str]:
+        """The text of the records at these byte offsets."""
+        ...
 
 
 def build_rejects(
-    failures: pd.DataFrame, extracted: pd.DataFrame | pa.Table, reader: SourceReader
+    failures: pd.DataFrame, extracted: pd.DataFrame | pa.Table, reader: RawTextReader
 ) -> pd.DataFrame:
     """Failures as rows for people, with line, offset and raw text.
 

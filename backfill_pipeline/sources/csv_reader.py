@@ -16,9 +16,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv as arrow_csv
 
+from backfill_pipeline.definition.encodings import is_utf8
+from backfill_pipeline.definition.models import CsvDialect, SourceDefinition
 from backfill_pipeline.errors import SourceChangedError, SourceFileError
-from backfill_pipeline.mapping.definition import CsvDialect, SourceDefinition
-from backfill_pipeline.mapping.encodings import is_utf8
 from backfill_pipeline.schemas.extracted import RESERVED_NAMES, extracted_schema
 from backfill_pipeline.schemas.rejects import RejectCode
 from backfill_pipeline.sources.chunks import ChunkCutter, Piece, bytes_per_chunk, rows_per_chunk

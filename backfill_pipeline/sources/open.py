@@ -4,7 +4,7 @@ Belongs here: the one place that knows which kinds of source there are.
 Does not: reading.
 """
 
-from backfill_pipeline.mapping.definition import SourceDefinition
+from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.sources.csv_reader import CsvReader
 from backfill_pipeline.sources.protocol import SourceReader
 

@@ -1,14 +1,14 @@
 """Run configuration: the strategy's §3.1 with the product's defaults.
 
 Belongs here: defaults and why they are so, and how Launchpad, source file and defaults combine.
-Does not: the ranges that are allowed (`mapping/definition.py`).
+Does not: the ranges that are allowed (`definition/models.py`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from backfill_pipeline.mapping.definition import RunConfig
+from backfill_pipeline.definition.models import RunConfig
 
 # Measured on two cores with 1,000,000 entries between 10,000 accounts (docs/decisions/batch-size.md): batches of 10,000
 # reach about two thirds of the rate of 50,000; above 50,000 little is gained, while accounts stay locked for longer.

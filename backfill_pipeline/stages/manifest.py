@@ -10,6 +10,8 @@ import os
 import shutil
 from dataclasses import dataclass
 
+from backfill_pipeline.definition.load import mapping_sha256
+from backfill_pipeline.definition.models import GeneratedReferenceRule, SourceDefinition
 from backfill_pipeline.ledger import registrations
 from backfill_pipeline.ledger.connection import connect, source_lock
 from backfill_pipeline.ledger.registrations import (
@@ -19,8 +21,6 @@ from backfill_pipeline.ledger.registrations import (
     describe_mapping_changes,
 )
 from backfill_pipeline.mapping.accounts import read_accounts
-from backfill_pipeline.mapping.definition import GeneratedReferenceRule, SourceDefinition
-from backfill_pipeline.mapping.load import mapping_sha256
 from backfill_pipeline.mapping.references import OccurrenceIndex
 from backfill_pipeline.sources.csv_reader import check_header
 from backfill_pipeline.sources.open import open_source

@@ -23,7 +23,8 @@ from backfill_pipeline.ledger.posting import BatchOutcome, BatchPlan, PostingPol
 from backfill_pipeline.ledger.staging import RefusedRow
 from backfill_pipeline.mapping.accounts import read_accounts
 from backfill_pipeline.schemas.extracted import to_arrow, to_pandas
-from backfill_pipeline.schemas.rejects import FAILURES_SCHEMA, REJECTS_SCHEMA, RejectCode, build_rejects
+from backfill_pipeline.schemas.frames import FAILURES_SCHEMA, REJECTS_SCHEMA
+from backfill_pipeline.schemas.rejects import RejectCode, build_rejects
 from backfill_pipeline.stages.config import BackfillConfig
 from backfill_pipeline.stages.prepare import PartitionFrames, StageReport, refuse_too_many_rejects
 from backfill_pipeline.stages.reject_file import refresh_reject_file

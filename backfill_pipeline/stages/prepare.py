@@ -14,10 +14,10 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from backfill_pipeline.definition.models import GeneratedReferenceRule
 from backfill_pipeline.errors import TooManyRejectsError
 from backfill_pipeline.ledger import registrations, rejects, source_data
 from backfill_pipeline.ledger.connection import ledger_errors
-from backfill_pipeline.mapping.definition import GeneratedReferenceRule
 from backfill_pipeline.mapping.references import read_occurrences
 from backfill_pipeline.schemas.extracted import (
     BYTE_LENGTH,
@@ -28,8 +28,9 @@ from backfill_pipeline.schemas.extracted import (
     to_arrow,
     to_pandas,
 )
-from backfill_pipeline.schemas.ledger_entry import ENTRY_SCHEMA, VALIDATED_SCHEMA, validate
-from backfill_pipeline.schemas.rejects import REJECTS_SCHEMA, build_rejects
+from backfill_pipeline.schemas.frames import ENTRY_SCHEMA, REJECTS_SCHEMA, VALIDATED_SCHEMA
+from backfill_pipeline.schemas.ledger_entry import validate
+from backfill_pipeline.schemas.rejects import build_rejects
 from backfill_pipeline.stages.config import BackfillConfig
 from backfill_pipeline.stages.manifest import survey_occurrences
 from backfill_pipeline.stages.reject_file import refresh_reject_file

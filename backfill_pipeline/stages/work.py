@@ -10,12 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from backfill_pipeline.definition.load import mapping_parts
+from backfill_pipeline.definition.models import GeneratedReferenceRule, SourceDefinition
 from backfill_pipeline.errors import SourceChangedError, UsageError
 from backfill_pipeline.ledger import registrations
 from backfill_pipeline.ledger.connection import Connection, connect
 from backfill_pipeline.ledger.registrations import Registration
-from backfill_pipeline.mapping.definition import GeneratedReferenceRule, SourceDefinition
-from backfill_pipeline.mapping.load import mapping_parts
 from backfill_pipeline.mapping.transform import Mapping, compile_mapping
 from backfill_pipeline.sources.open import open_source
 from backfill_pipeline.sources.protocol import SourceChunk, SourceReader

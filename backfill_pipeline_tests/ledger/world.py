@@ -18,11 +18,10 @@ import pyarrow as pa
 
 from backfill_pipeline.ledger import balances, posting, registrations
 from backfill_pipeline.ledger.connection import Connection, connect
-from backfill_pipeline.ledger.entries import POSTING_SCHEMA
 from backfill_pipeline.ledger.posting import BatchOutcome, BatchPlan, PostingPolicy
 from backfill_pipeline.ledger.registrations import PartitionPlan, Registration, RegistrationPlan
-from backfill_pipeline.ledger.rejects import REJECTS_SCHEMA
 from backfill_pipeline.ledger.staging import RefusedRow
+from backfill_pipeline.schemas.frames import REJECTS_SCHEMA, VALIDATED_SCHEMA
 
 NOON = datetime(2024, 3, 1, 12, tzinfo=UTC)
 
@@ -71,7 +70,7 @@ def numbered(entries: Sequence[Entry], first_row: int = 1) -> list[Entry]:
 
 
 def table(entries: Sequence[Entry]) -> pa.Table:
-    """POSTING_SCHEMA; entries without a row number get consecutive ones."""
+    """VALIDATED_SCHEMA; entries without a row number get consecutive ones."""
     if entries and not entries[0].row:
         entries = numbered(entries)
     return pa.table(
@@ -91,7 +90,7 @@ def table(entries: Sequence[Entry]) -> pa.Table:
             "fx_rate_scale": [None if entry.fx_rate is None else scale(entry.fx_rate) for entry in entries],
             "metadata": [entry.metadata for entry in entries],
         },
-        schema=POSTING_SCHEMA,
+        schema=VALIDATED_SCHEMA,
     )
 
 
@@ -123,7 +122,7 @@ def many(
             "fx_rate_scale": pa.nulls(count, pa.int8()),
             "metadata": pa.nulls(count, pa.string()),
         }
-    ).cast(POSTING_SCHEMA)
+    ).cast(VALIDATED_SCHEMA)
 
 
 def as_rejects(refused: Sequence[RefusedRow]) -> pa.Table:

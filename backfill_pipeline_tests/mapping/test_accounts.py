@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.errors import SourceFileError
 from backfill_pipeline.mapping.accounts import read_accounts
-from backfill_pipeline.mapping.definition import SourceDefinition
-from backfill_pipeline.schemas.ledger_entry import VALIDATED_SCHEMA
+from backfill_pipeline.schemas.frames import VALIDATED_SCHEMA
 
 Define = Callable[..., SourceDefinition]
 SECTION = """

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from backfill_pipeline.definition.load import load_definition
 from backfill_pipeline.mapping.accounts import read_accounts
-from backfill_pipeline.mapping.load import load_definition
 from backfill_pipeline.mapping.references import OccurrenceIndex, read_occurrences
 from backfill_pipeline.mapping.transform import compile_mapping, generated_reference_columns
 from backfill_pipeline.schemas.ledger_entry import validate

@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.errors import SourceFileError
-from backfill_pipeline.mapping.definition import SourceDefinition
 from backfill_pipeline.mapping.transform import compile_mapping
 from backfill_pipeline.schemas.extracted import to_arrow, to_pandas
-from backfill_pipeline.schemas.ledger_entry import ENTRY_SCHEMA
+from backfill_pipeline.schemas.frames import ENTRY_SCHEMA
 from backfill_pipeline_tests.mapping.conftest import extracted
 
 Define = Callable[..., SourceDefinition]

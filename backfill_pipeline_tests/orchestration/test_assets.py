@@ -12,9 +12,9 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from backfill_pipeline.build import build_defs
+from backfill_pipeline.definition.load import load_definition
 from backfill_pipeline.ledger import constraints
 from backfill_pipeline.ledger.connection import connect
-from backfill_pipeline.mapping.load import load_definition
 from backfill_pipeline.orchestration.launch import (
     contiguous_ranges,
     launch_manifest,

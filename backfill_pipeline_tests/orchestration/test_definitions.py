@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from backfill_pipeline.build import build_defs
-from backfill_pipeline.mapping.catalogue import find_sources
+from backfill_pipeline.definition.catalogue import find_sources
 from backfill_pipeline_tests.stages.world import CHECKOUT, World, entries
 
 

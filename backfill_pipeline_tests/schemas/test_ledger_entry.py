@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from backfill_pipeline.money import CURRENCY_DECIMALS
 from backfill_pipeline.schemas.extracted import to_arrow, to_pandas
-from backfill_pipeline.schemas.ledger_entry import ENTRY_SCHEMA, VALIDATED_SCHEMA, validate
-from backfill_pipeline.schemas.rejects import FAILURES_SCHEMA, RejectCode, Stage
+from backfill_pipeline.schemas.frames import ENTRY_SCHEMA, FAILURES_SCHEMA, VALIDATED_SCHEMA
+from backfill_pipeline.schemas.ledger_entry import validate
+from backfill_pipeline.schemas.rejects import RejectCode, Stage
 
 GOOD: dict[str, object] = {
     "ledger_id": "MASTER",

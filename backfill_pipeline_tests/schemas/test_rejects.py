@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from backfill_pipeline.mapping.definition import CsvDialect
-from backfill_pipeline.mapping.load import parse_definition
+from backfill_pipeline.definition.load import parse_definition
+from backfill_pipeline.definition.models import CsvDialect
 from backfill_pipeline.mapping.transform import compile_mapping
 from backfill_pipeline.schemas.extracted import to_arrow, to_pandas
+from backfill_pipeline.schemas.frames import REJECTS_SCHEMA
 from backfill_pipeline.schemas.ledger_entry import validate
-from backfill_pipeline.schemas.rejects import REJECTS_SCHEMA, build_rejects
+from backfill_pipeline.schemas.rejects import build_rejects
 from backfill_pipeline.sources.csv_reader import CsvReader
 from backfill_pipeline_tests.mapping.conftest import YAML
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from backfill_pipeline.definition.load import load_definition
 from backfill_pipeline.errors import SourceChangedError, SourceFileError, UsageError
-from backfill_pipeline.mapping.load import load_definition
 from backfill_pipeline.stages.work import open_work
 from backfill_pipeline_tests.stages.world import World, entries
 

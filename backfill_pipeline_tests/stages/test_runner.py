@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from backfill_pipeline.definition.load import load_definition
+from backfill_pipeline.definition.models import RunConfig
 from backfill_pipeline.errors import SourceBusyError, TransientLedgerError
 from backfill_pipeline.ledger import posting
 from backfill_pipeline.ledger.connection import source_lock
 from backfill_pipeline.local.generate import generate
-from backfill_pipeline.mapping.definition import RunConfig
-from backfill_pipeline.mapping.load import load_definition
 from backfill_pipeline.stages import runner as runner_module
 from backfill_pipeline.stages.config import effective_config
 from backfill_pipeline.stages.post import RunStoppedError

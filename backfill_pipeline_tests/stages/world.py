@@ -18,8 +18,8 @@ import pytest
 import yaml
 from psycopg import sql
 
-from backfill_pipeline.mapping.definition import RunConfig, SourceDefinition
-from backfill_pipeline.mapping.load import load_definition
+from backfill_pipeline.definition.load import load_definition
+from backfill_pipeline.definition.models import RunConfig, SourceDefinition
 from backfill_pipeline.stages.config import effective_config
 from backfill_pipeline.stages.manifest import register_source
 from backfill_pipeline.stages.prepare import STAGES, StageName

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from backfill_pipeline.mapping.definition import SourceDefinition
+from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.orchestration.assets.keys import (
     CONSTRAINTS_KEY,
     asset_key,

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import dagster as dg
 
-from backfill_pipeline.mapping.definition import SourceDefinition
+from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.orchestration.assets.keys import asset_key
 from backfill_pipeline.orchestration.config import BackfillRunConfig
 from backfill_pipeline.orchestration.failures import terminal
@@ -21,7 +21,7 @@ from backfill_pipeline.orchestration.metadata import column_schema, stage_metada
 from backfill_pipeline.orchestration.partitions import source_partitions
 from backfill_pipeline.orchestration.resources import LedgerResource
 from backfill_pipeline.schemas.extracted import extracted_schema
-from backfill_pipeline.schemas.ledger_entry import ENTRY_SCHEMA, VALIDATED_SCHEMA
+from backfill_pipeline.schemas.frames import ENTRY_SCHEMA, VALIDATED_SCHEMA
 from backfill_pipeline.stages.config import effective_config
 from backfill_pipeline.stages.prepare import STAGES, StageName
 from backfill_pipeline.stages.runner import PartitionReport, PartitionRunner, describe

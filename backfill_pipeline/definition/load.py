@@ -17,8 +17,8 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.errors import SourceDefinitionError, SourceFileError
-from backfill_pipeline.mapping.definition import SourceDefinition
 
 MAPPING_LANGUAGE_VERSION: Final = 1
 """Raised when the same definition would map the same row to another entry than before."""

@@ -1,10 +1,10 @@
 """What a user can write in a source definition, as pydantic models.
 
 Belongs here: names, types, ranges and defaults of every key, and what must hold between keys.
-Does not: reading YAML or wording its errors (`load.py`); what the rules do to rows (`transform.py` and its helpers).
+Does not: reading YAML or wording its errors (`load.py`); what the rules do to rows (`mapping/`).
 
 A field's rule is one small model of a discriminated family, told apart by its keys. A new kind of rule is one model
-here and one compiler in `transform.py`.
+here and one compiler in `mapping/transform.py`.
 """
 
 import re
@@ -27,7 +27,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from backfill_pipeline.mapping.encodings import check_encoding
+from backfill_pipeline.definition.encodings import check_encoding
 
 ISO_FORMAT: Final = "iso8601"
 EPOCH_FORMATS: Final = ("epoch_seconds", "epoch_milliseconds", "epoch_days")

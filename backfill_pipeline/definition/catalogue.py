@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from backfill_pipeline.definition.load import load_definition
+from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.errors import SourceDefinitionError, UsageError
-from backfill_pipeline.mapping.definition import SourceDefinition
-from backfill_pipeline.mapping.load import load_definition
 
 SUFFIXES = (".yaml", ".yml")
 

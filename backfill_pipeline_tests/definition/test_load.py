@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from backfill_pipeline.definition.load import load_definition, mapping_parts, mapping_sha256
+from backfill_pipeline.definition.models import ConstantRule, SourceDefinition
 from backfill_pipeline.errors import SourceDefinitionError
-from backfill_pipeline.mapping.definition import ConstantRule, SourceDefinition
-from backfill_pipeline.mapping.load import load_definition, mapping_parts, mapping_sha256
 from backfill_pipeline_tests.mapping.conftest import YAML
 
 Define = Callable[..., SourceDefinition]
