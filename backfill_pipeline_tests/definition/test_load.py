@@ -9,7 +9,7 @@ import pytest
 from backfill_pipeline.definition.load import load_definition, mapping_parts, mapping_sha256
 from backfill_pipeline.definition.models import ConstantRule, SourceDefinition
 from backfill_pipeline.errors import SourceDefinitionError
-from backfill_pipeline_tests.mapping.conftest import YAML
+from backfill_pipeline_tests.definition.conftest import YAML
 
 Define = Callable[..., SourceDefinition]
 
