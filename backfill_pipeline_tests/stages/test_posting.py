@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+
 import pytest
 
 from backfill_pipeline.errors import TooManyRejectsError
@@ -283,3 +285,11 @@ def test_a_batch_that_grows_between_two_tries_posts_nothing_twice(world: World) 
     world.post(source, batch_size=50)
     assert world.references() == [f"R{number:06d}" for number in range(1, 31)]
     assert world.reconcile(source).matches
+
+
+def test_the_reject_file_holds_what_validation_and_what_posting_refused(world: World) -> None:
+    rows = [*entries(8), entry(3, amount="999.00"), entry(10, amount="=1+1"), entry(11, debit="NOBODY")]
+    world.post(world.write("s", rows, max_error_rate="0.9", partition_rows=20))
+    with (world.places.rejects_dir / "s" / "0001.csv").open(newline="", encoding="utf-8") as file:
+        found = {row["row"]: row["code"] for row in csv.DictReader(file)}
+    assert found == {"9": "conflict", "10": "amount_malformed", "11": "unknown_account"}

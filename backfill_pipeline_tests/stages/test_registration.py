@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from backfill_pipeline.definition.load import load_definition
-from backfill_pipeline.errors import SourceChangedError, SourceFileError, UsageError
+from backfill_pipeline.errors import SourceBusyError, SourceChangedError, SourceFileError, UsageError
+from backfill_pipeline.ledger import connection as ledger_connection
+from backfill_pipeline.ledger.connection import source_lock
 from backfill_pipeline.stages.work import open_work
 from backfill_pipeline_tests.stages.world import World, entries
 
@@ -131,3 +133,18 @@ def test_a_changed_opening_balance_is_never_posted_beside_the_old_one(world: Wor
         world.value("SELECT count(*)::int FROM ledger_entries WHERE transaction_type = 'OPENING_BALANCE'")
         == 2
     )
+
+
+def test_a_changed_source_is_not_registered_while_a_run_posts_the_current_one(
+    world: World, half: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_connection, "SOURCE_LOCK_WAIT_S", 0.1)
+    half.write_text(half.read_text() + "unknown_accounts: create\n")
+    with (
+        source_lock(world.url, "s"),
+        pytest.raises(SourceBusyError, match="source s is being written by another run"),
+    ):
+        world.register(half, accept_changed=True)
+    assert revisions(world) == 1
+    world.register(half, accept_changed=True)
+    assert revisions(world) == 2
