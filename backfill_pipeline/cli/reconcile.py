@@ -12,7 +12,7 @@ from backfill_pipeline.cli.exit_codes import ExitCode
 from backfill_pipeline.cli.output import console, print_json, state
 from backfill_pipeline.cli.session import open_session
 from backfill_pipeline.cli.tables import plain_table
-from backfill_pipeline.stages.reconcile import ReconciliationReport, equation, reconcile
+from backfill_pipeline.stages.reconcile import ReconciliationReport, currency_rows, equation, reconcile
 from backfill_pipeline.stages.work import open_work
 
 _SHOWN = 20
@@ -60,17 +60,7 @@ def _print_text(report: ReconciliationReport) -> None:
             f"  {report.account_break_count:,} accounts whose balance is not what its entries say, the first:"
         )
         console.print(plain_table([asdict(one) for one in report.account_breaks[:_SHOWN]]))
-    currencies = [
-        {
-            "currency": totals.currency_code,
-            "debits": totals.debits,
-            "credits": totals.credits,
-            "converted": totals.converted,
-            "difference": totals.difference,
-            "drift": totals.drift,
-        }
-        for totals in report.currencies
-    ]
+    currencies = currency_rows(report)
     if currencies:
         console.print("  totals of the whole ledger:")
         console.print(plain_table(currencies))

@@ -15,7 +15,7 @@ import pyarrow as pa
 from backfill_pipeline.ledger.constraints import ConstraintReport
 from backfill_pipeline.ledger.registrations import Registration
 from backfill_pipeline.stages.prepare import StageReport
-from backfill_pipeline.stages.reconcile import ReconciliationReport, equation
+from backfill_pipeline.stages.reconcile import ReconciliationReport, currency_rows, equation
 
 TABLE_ROWS = 20
 Metadata = Mapping[str, dg.MetadataValue | str | int | float | bool]
@@ -95,19 +95,7 @@ def reconciliation_metadata(report: ReconciliationReport) -> Metadata:
     """The outcome of a reconciliation with its first breaks."""
     breaks = table([asdict(one) for one in report.breaks])
     accounts = table([asdict(one) for one in report.account_breaks])
-    currencies = table(
-        [
-            {
-                "currency": totals.currency_code,
-                "debits": totals.debits,
-                "credits": totals.credits,
-                "converted": totals.converted,
-                "difference": totals.difference,
-                "drift": totals.drift,
-            }
-            for totals in report.currencies
-        ]
-    )
+    currencies = table(currency_rows(report))
     return {
         "verdict": report.verdict,
         "equation": equation(report),

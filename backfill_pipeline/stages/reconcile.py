@@ -28,19 +28,7 @@ from backfill_pipeline.stages.prepare import PartitionFrames
 from backfill_pipeline.stages.work import SourceWork
 
 # Every field of an entry that the source states; source_row ties the two sides together.
-COMPARED_FIELDS = (
-    "ledger_id",
-    "debit_account_id",
-    "credit_account_id",
-    "amount",
-    "currency_code",
-    "asset_type",
-    "transaction_type",
-    "reference_id",
-    "timestamp_utc",
-    "fx_rate",
-    "metadata",
-)
+COMPARED_FIELDS = tuple(name for name in reconciliation.LEDGER_SCHEMA.names if name != "source_row")
 BREAK_SAMPLE = 100
 
 
@@ -326,3 +314,18 @@ def equation(report: ReconciliationReport) -> str:
         ("filtered", report.filtered),
     )
     return f"read {report.read:,} = " + " + ".join(f"{name} {count:,}" for name, count in parts)
+
+
+def currency_rows(report: ReconciliationReport) -> list[dict[str, object]]:
+    """The totals per currency as rows of a table."""
+    return [
+        {
+            "currency": totals.currency_code,
+            "debits": totals.debits,
+            "credits": totals.credits,
+            "converted": totals.converted,
+            "difference": totals.difference,
+            "drift": totals.drift,
+        }
+        for totals in report.currencies
+    ]
