@@ -37,7 +37,7 @@ class LedgerEndpoint:
 
     ledger_url: str = field(repr=False)
     dagster_url: str = field(repr=False)
-    server: EmbeddedServer | None = field(default=None, repr=False)
+    server: EmbeddedServer | None = field(default=None, repr=False, compare=False)
 
     @property
     def embedded(self) -> bool:

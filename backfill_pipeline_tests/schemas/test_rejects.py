@@ -12,7 +12,7 @@ from backfill_pipeline.schemas.frames import REJECTS_SCHEMA
 from backfill_pipeline.schemas.ledger_entry import validate
 from backfill_pipeline.schemas.rejects import build_rejects
 from backfill_pipeline.sources.csv_reader import CsvReader
-from backfill_pipeline_tests.mapping.conftest import YAML
+from backfill_pipeline_tests.definition.conftest import YAML
 
 HEADER = b"debit,credit,amount,currency,ref,time\n"
 
