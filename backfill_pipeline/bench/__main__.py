@@ -28,6 +28,9 @@ def main() -> int:
     parser.add_argument("--entries", type=int, default=DEFAULT_ENTRIES)
     parser.add_argument("--accounts", type=int, default=DEFAULT_ACCOUNTS)
     parser.add_argument("--rounds", type=int, default=DEFAULT_ROUNDS)
+    parser.add_argument(
+        "--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), metavar="CONTENDER"
+    )
     parser.add_argument("--json", type=Path, help="also write the results there")
     arguments = parser.parse_args()
     base = Path("/var/tmp")  # noqa: S108 - a directory of our own is made in it; as root it must not be in a home
@@ -36,10 +39,10 @@ def main() -> int:
         home = Path(scratch) / "home"
         make_walkable_dir(home)
         with Bench.prepare(home, arguments.entries, arguments.accounts) as bench:
-            results: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
+            results: dict[str, list[dict[str, float]]] = {name: [] for name in arguments.only}
             for number in range(arguments.rounds):
-                for name, contender in CONTENDERS.items():
-                    figures = contender(bench)
+                for name in arguments.only:
+                    figures = CONTENDERS[name](bench)
                     results[name].append(figures)
                     print(f"round {number + 1}  {name}: {figures['seconds']:.2f} s", file=sys.stderr)
     medians = {
