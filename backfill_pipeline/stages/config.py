@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from backfill_pipeline.definition.models import RunConfig
 
-# Measured (docs/decisions/batch-size.md): 0.68 of the rate of a plain COPY, against 0.62 with half the size. Accounts are
-# locked at the end of a batch only, so live postings to them wait for tenths of a second.
+# Measured (docs/decisions/batch-size.md): 0.68 of the rate of a plain COPY, against 0.62 with half the size. Accounts
+# are locked at the end of a batch only, so live postings to them wait for tenths of a second.
 DEFAULT_BATCH_SIZE = 100_000
 DEFAULT_CHECKPOINT_INTERVAL = 10
 DEFAULT_MAX_RETRIES = 3
