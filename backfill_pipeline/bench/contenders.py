@@ -29,6 +29,7 @@ from backfill_pipeline.local.endpoint import ensure_database
 from backfill_pipeline.local.generate import generate
 from backfill_pipeline.stages.config import BackfillConfig
 from backfill_pipeline.stages.manifest import register_source
+from backfill_pipeline.stages.post import prepare_ledger
 from backfill_pipeline.stages.prepare import PartitionFrames, StageName
 from backfill_pipeline.stages.reconcile import reconcile
 from backfill_pipeline.stages.runner import PartitionRunner
@@ -97,24 +98,38 @@ def plain_copy(bench: Bench) -> Figures:
 
 
 def posting(bench: Bench) -> Figures:
-    """Posting alone, in batches of the default size: COPY, triggers, batch rows, checkpoints; constraints not applied.
+    """Posting alone, in batches of the default size: COPY, triggers, batch rows, checkpoints; no constraints yet."""
+    return _posting(bench, BackfillConfig())
 
-    Reconciled afterwards, outside the measured time.
-    """
+
+def posting_two_workers(bench: Bench) -> Figures:
+    """The same over two connections: while one batch is in its trigger, the next is being copied."""
+    return _posting(bench, BackfillConfig(parallel_workers=2))
+
+
+def _posting(bench: Bench, config: BackfillConfig) -> Figures:
+    """Measures posting of prepared partitions; reconciled afterwards, outside the measured time."""
     with bench.fresh_ledger() as (connection, places):
         work = bench.registered(places)
         keys = [partition.key for partition in work.registration.partitions]
-        for _ in PartitionRunner(work, BackfillConfig(), _PREPARING, "prepare", _silent).run(keys):
+        for _ in PartitionRunner(work, config, _PREPARING, "prepare", _silent).run(keys):
             pass
+        prepare_ledger(work, "bench")
         work = open_work(work.definition, places)
         # What preparing wrote is flushed first, as before every contender: it is not posting's to write.
         connection.execute("CHECKPOINT")
-        runner = PartitionRunner(work, BackfillConfig(), _POSTING, "bench", _silent)
-        seconds = sum(stage.seconds for report in runner.run(keys) for stage in report.stages)
+        started = time.monotonic()
+        for _ in PartitionRunner(work, config, _POSTING, "bench", _silent).run(keys):
+            pass
+        seconds = time.monotonic() - started
         report = reconcile(open_work(work.definition, places))
         if not report.matches or report.posted != bench.entries.num_rows:
             raise SystemExit(f"posting does not reconcile: {report.break_kinds}")
-        return {"seconds": seconds, "entries": float(report.posted), "reconciliation_seconds": report.seconds}
+        return {
+            "seconds": seconds,
+            "entries": float(report.posted),
+            "reconciliation_seconds": report.seconds,
+        }
 
 
 def pipeline(bench: Bench) -> Figures:
@@ -170,5 +185,6 @@ def _silent(_message: str) -> None:
 CONTENDERS: dict[str, Callable[[Bench], Figures]] = {
     "plain COPY, no triggers": plain_copy,
     "posting": posting,
+    "posting, two workers": posting_two_workers,
     "whole pipeline": pipeline,
 }
