@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,7 @@ def run_source(name: str, partitions: str | None, *, as_json: bool, accept_chang
     started = time.monotonic()
     with open_session() as session:
         definition = session.source(name)
-        with _Launcher(session, definition) as (defs, instance):
+        with _launcher(session, definition) as (defs, instance):
             from backfill_pipeline.orchestration.launch import launch_manifest
 
             manifest = launch_manifest(defs, instance, definition.id, accept_changed=accept_changed)
@@ -88,7 +89,7 @@ def resume_source(name: str, *, as_json: bool) -> ExitCode:
     with open_session() as session:
         definition = session.source(name)
         registration = session.registration(definition.id)
-        with _Launcher(session, definition) as (defs, instance):
+        with _launcher(session, definition) as (defs, instance):
             from backfill_pipeline.orchestration.launch import contiguous_ranges
             from backfill_pipeline.orchestration.partitions import show_posted, sync_partitions
 
@@ -105,24 +106,18 @@ def resume_source(name: str, *, as_json: bool) -> ExitCode:
     return _print_result(result, as_json=as_json)
 
 
-class _Launcher:
+@contextmanager
+def _launcher(
+    session: Session, definition: SourceDefinition
+) -> Iterator[tuple[dg.Definitions, dg.DagsterInstance]]:
     """Definitions of one source and Dagster's instance, with the runs of killed commands swept."""
-
-    def __init__(self, session: Session, definition: SourceDefinition) -> None:
-        self._instance = dagster_instance(session)
-        self._definition = definition
-
-    def __enter__(self) -> tuple[dg.Definitions, dg.DagsterInstance]:
-        instance = self._instance.__enter__()
+    with dagster_instance(session) as instance:
         from backfill_pipeline.build import build_defs
         from backfill_pipeline.orchestration.launch import sweep_orphans
 
         for run_id in sweep_orphans(instance, only_own=True):
             remarks.print(f"run {run_id[:8]} of a killed command is marked as failed")
-        return build_defs({self._definition.id: self._definition}), instance
-
-    def __exit__(self, *exception: object) -> None:
-        self._instance.__exit__(*exception)  # type: ignore[arg-type]
+        yield build_defs({definition.id: definition}), instance
 
 
 def choose_partitions(keys: Sequence[str], partitions: str | None) -> list[str]:

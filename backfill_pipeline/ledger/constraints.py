@@ -188,7 +188,7 @@ def offenders(connection: Connection) -> ConstraintReport:
     """§5.1: accounts whose balances would break a constraint; state "refused" when there are any."""
     with ledger_errors("check balances in"):
         rows = connection.execute(
-            "SELECT count(*) OVER (), id, currency_code, balance, available_balance, reserved_balance"  # noqa: S608
+            "SELECT count(*) OVER (), id, currency_code, balance, available_balance, reserved_balance"  # noqa: S608 - constants of this module only
             f" FROM bank_accounts WHERE {_OFFENDS} ORDER BY available_balance, id LIMIT %s",
             [SAMPLE_SIZE],
         ).fetchall()

@@ -147,7 +147,7 @@ SELECT source_row,
             ELSE format('moves between %s and %s and has no fx_rate', debit_currency, credit_currency) END,
        compared_row
 FROM compared
-"""  # noqa: S608
+"""  # noqa: S608 - constants of this module only
 
 _INSERT = f"""
 INSERT INTO ledger_entries ({", ".join(COPY_COLUMNS)})
@@ -155,7 +155,7 @@ SELECT {", ".join(f"s.{column}" for column in COPY_COLUMNS)}
 FROM backfill_staging s
 WHERE NOT EXISTS (SELECT 1 FROM backfill_verdicts v WHERE v.source_row = s.source_row)
 ORDER BY s.source_row
-"""  # noqa: S608
+"""  # noqa: S608 - constants of this module only
 
 
 def sort_out(

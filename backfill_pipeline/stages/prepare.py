@@ -11,6 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -173,8 +174,8 @@ class PartitionFrames:
         self._report("validated", transformed.num_rows, valid.num_rows, started, rejected=rejected.num_rows)
         return valid
 
-    def _rejected_rows(self, failures: object) -> pa.Table:
-        rows = pa.array(failures["source_row"], type=pa.int64())  # type: ignore[index]
+    def _rejected_rows(self, failures: pd.DataFrame) -> pa.Table:
+        rows = pa.array(failures["source_row"], type=pa.int64())
         return self.positions(rows)
 
     def _record(self, valid: pa.Table, rejected: pa.Table) -> None:
