@@ -110,7 +110,7 @@ class Settings(BaseSettings):
 
     @property
     def intermediates_dir(self) -> Path:
-        """Parquet files between the stages, by source, stage and partition."""
+        """Arrow files between the stages, by source, stage and partition."""
         return self.home / "intermediates"
 
     @property

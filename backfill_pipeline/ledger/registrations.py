@@ -14,7 +14,7 @@ from datetime import datetime
 from psycopg.types.json import Jsonb
 
 from backfill_pipeline.errors import LedgerError, SourceChangedError
-from backfill_pipeline.ledger import checkpoints
+from backfill_pipeline.ledger import checkpoints, source_data
 from backfill_pipeline.ledger.connection import ADVISORY_LOCK_SPACE, Connection, ledger_errors
 
 
@@ -197,7 +197,7 @@ def _insert(connection: Connection, plan: RegistrationPlan, revision: int) -> No
     ).fetchone()
     assert row is not None
     # What an earlier revision said is no longer what the source says.
-    connection.execute("DELETE FROM backfill_source_data WHERE source_id = %s", [plan.source_id])
+    source_data.forget(connection, plan.source_id)
     with connection.cursor().copy(
         "COPY backfill_partitions (registration_id, partition_key, number, first_row, row_count, first_line,"
         " byte_offset, byte_length, sha256) FROM STDIN"

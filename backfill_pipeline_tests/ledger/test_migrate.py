@@ -68,6 +68,22 @@ def test_only_what_is_new_is_applied(empty: Connection) -> None:
     assert relations(empty) >= {"one", "two"}
 
 
+def test_what_sources_said_before_arrays_is_kept(empty: Connection) -> None:
+    """Migration 6 turns a row per entry into a row per ten thousand; the view shows what the table held."""
+    bundled = bundled_migrations()
+    migrate(empty, bundled[:5])
+    empty.execute(
+        "INSERT INTO backfill_source_data (source_id, partition_id, source_row, ledger_id, reference_id)"
+        " SELECT source, part, n, 'L' || n % 3, source || 'R' || n"
+        " FROM unnest(ARRAY['a', 'b']) source, generate_series(1, 2) part, generate_series(1, 12000) n"
+    )
+    content = "SELECT * FROM backfill_source_data ORDER BY source_id, partition_id, source_row"
+    before = empty.execute(content).fetchall()
+    migrate(empty)
+    assert empty.execute(content).fetchall() == before
+    assert empty.execute("SELECT count(*) FROM backfill_source_references").fetchone() == (8,)
+
+
 def test_an_edited_migration_is_refused(empty: Connection) -> None:
     migrate(empty, [migration(1, "CREATE TABLE one ()")])
     with pytest.raises(LedgerError, match="migration 0001_step_1 was edited after it had been applied"):

@@ -205,7 +205,9 @@ def test_an_altered_conversion_is_found_although_the_balance_was_adjusted_to_it(
 
 
 def test_without_its_files_a_source_is_compared_all_the_same(world: World, source: Path) -> None:
-    for file in world.places.intermediates_dir.rglob("*.parquet"):
+    files = list(world.places.intermediates_dir.rglob("*.arrows"))
+    assert files
+    for file in files:
         file.unlink()
     assert world.reconcile(source).matches
     world.tamper("UPDATE ledger_entries SET amount = amount + 0.01 WHERE reference_id = 'R000017'")
@@ -214,12 +216,12 @@ def test_without_its_files_a_source_is_compared_all_the_same(world: World, sourc
 
 def test_a_damaged_file_is_made_again_and_never_compared_with(world: World, source: Path) -> None:
     """Every single flipped byte: the file is not believed, neither as it is nor half of it."""
-    (file,) = world.places.intermediates_dir.rglob("validated/0002.parquet")
+    (file,) = world.places.intermediates_dir.rglob("validated/0002.arrows")
     whole = file.read_bytes()
     for position in range(0, len(whole), 149):
         file.write_bytes(whole[:position] + bytes([whole[position] ^ 0x10]) + whole[position + 1 :])
         assert world.reconcile(source).matches, position
-    for damaged in (b"", whole[: len(whole) // 2], b"no Parquet at all"):
+    for damaged in (b"", whole[: len(whole) // 2], b"no Arrow at all"):
         file.write_bytes(damaged)
         assert world.reconcile(source).matches
 

@@ -39,9 +39,9 @@ _SCHEMAS = {
     "validated": VALIDATED_SCHEMA,
 }
 _KINDS = {
-    "extracted": {"parquet"},
-    "transformed": {"pandas", "parquet"},
-    "validated": {"pandera", "parquet"},
+    "extracted": {"arrow"},
+    "transformed": {"pandas", "arrow"},
+    "validated": {"pandera", "arrow"},
     "posted": {"postgres"},
 }
 # How many failed partitions a message names; the count is always complete.
