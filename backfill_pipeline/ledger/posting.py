@@ -19,7 +19,8 @@ from backfill_pipeline.errors import LedgerError, TransientLedgerError
 from backfill_pipeline.ledger import checkpoints, rejects, staging
 from backfill_pipeline.ledger.connection import ADVISORY_LOCK_SPACE, Connection, ledger_errors
 from backfill_pipeline.ledger.entries import COPY_SQL, copy_entries
-from backfill_pipeline.ledger.staging import RefusedRow
+from backfill_pipeline.ledger.sampling import Sample, take_sample
+from backfill_pipeline.ledger.staging import REFUSED_SCHEMA, SortedOut
 
 # What a batch can meet that its rows, told apart, may still get around.
 _ROW_PROBLEMS = (
@@ -73,8 +74,8 @@ class BatchOutcome:
             raise AssertionError(f"a batch does not add up: {self}")
 
 
-# Given the rows that posting refused, returns them as reject rows with their raw text and position.
-RejectWriter = Callable[[list[RefusedRow]], pa.Table]
+# Given the rows that posting refused (REFUSED_SCHEMA), returns them as reject rows with raw text and position.
+RejectWriter = Callable[[pa.Table], pa.Table]
 
 
 def post_batch(
@@ -87,6 +88,9 @@ def post_batch(
     expect_trouble: bool = False,
 ) -> BatchOutcome:
     """Posts one batch exactly once: recorded already? → COPY → triggers → batch, rejects, checkpoint → commit.
+
+    A batch that meets the ledger's entries goes through staging instead of COPY: a COPY that fails half-way has cost as
+    much as one that succeeds, and leaves dead rows in the table and its indexes.
 
     Args:
         connection: to the ledger, autocommit, not in a transaction.
@@ -108,17 +112,16 @@ def post_batch(
         if recorded := find_batch(connection, plan):
             return recorded
         batch_id = _next_batch_id(connection)
-        refused: list[RefusedRow] = []
+        sample = take_sample(connection, entries)
         path = "copy"
-        if expect_trouble or not _copy(connection, entries, batch_id):
+        told = SortedOut(entries.num_rows, 0, 0, 0, REFUSED_SCHEMA.empty_table())
+        if expect_trouble or sample.found or not _copy(connection, entries, batch_id):
             path = "staging"
-            refused = _sort_out(connection, entries, batch_id, policy.create_unknown_accounts)
-        outcome = _count(entries.num_rows, refused, policy, path, time.monotonic() - started)
+            told = _sort_out(connection, entries, batch_id, policy, sample)
+        outcome = _outcome(entries.num_rows, told, policy, path, time.monotonic() - started)
         _record_batch(connection, plan, batch_id, outcome)
-        kept = [row for row in refused if not (row.verdict == "duplicate" and policy.skip_duplicates)]
-        if kept:
-            kept = [_as_reject(row) for row in kept]
-            rejects.insert(connection, plan.partition_id, batch_id, describe_rejects(kept))
+        if told.refused.num_rows:
+            rejects.insert(connection, plan.partition_id, batch_id, describe_rejects(told.refused))
         checkpoints.advance(
             connection,
             plan.source_id,
@@ -176,9 +179,9 @@ def post_opening_entries(connection: Connection, source_id: str, entries: pa.Tab
     with ledger_errors("post opening balances to"), connection.transaction():
         _lock(connection, f"opening {source_id}")
         batch_id = _next_batch_id(connection)
-        refused = _sort_out(connection, entries, batch_id, False)
-        staging.refuse_unless_duplicates(refused, f"opening balances of source {source_id}")
-        posted = int(entries.num_rows) - len(refused)
+        told = _sort_out(connection, entries, batch_id, PostingPolicy(), None)
+        staging.refuse_unless_duplicates(told, f"opening balances of source {source_id}")
+        posted = told.posted
         if posted:
             connection.execute(
                 "INSERT INTO backfill_batches (id, partition_id, source_id, kind, first_row, last_row, read, posted,"
@@ -190,7 +193,7 @@ def post_opening_entries(connection: Connection, source_id: str, entries: pa.Tab
                     pc.max(entries.column("source_row")).as_py(),
                     entries.num_rows,
                     posted,
-                    len(refused),
+                    told.duplicates,
                     run_id,
                     round(time.monotonic() - started, 6),
                 ],
@@ -209,11 +212,20 @@ def _copy(connection: Connection, entries: pa.Table, batch_id: int) -> bool:
 
 
 def _sort_out(
-    connection: Connection, entries: pa.Table, batch_id: int, create_unknown_accounts: bool
-) -> list[RefusedRow]:
+    connection: Connection,
+    entries: pa.Table,
+    batch_id: int,
+    policy: PostingPolicy,
+    sample: Sample | None,
+) -> SortedOut:
     try:
         return staging.sort_out(
-            connection, entries, batch_id, create_unknown_accounts=create_unknown_accounts
+            connection,
+            entries,
+            batch_id,
+            create_unknown_accounts=policy.create_unknown_accounts,
+            tell_duplicates=not policy.skip_duplicates,
+            sample=sample,
         )
     except psycopg.errors.UniqueViolation as error:
         raise TransientLedgerError(
@@ -232,23 +244,11 @@ def _next_batch_id(connection: Connection) -> int:
     return int(row[0])
 
 
-def _count(
-    read: int, refused: list[RefusedRow], policy: PostingPolicy, path: str, seconds: float
-) -> BatchOutcome:
-    duplicates = sum(row.verdict == "duplicate" for row in refused)
-    conflicts = sum(row.verdict == "conflict" for row in refused)
-    rejected = len(refused) - duplicates - conflicts
+def _outcome(read: int, told: SortedOut, policy: PostingPolicy, path: str, seconds: float) -> BatchOutcome:
+    duplicates, rejected = told.duplicates, told.rejected
     if not policy.skip_duplicates:
-        rejected, duplicates = rejected + duplicates, 0
-    return BatchOutcome(read, read - len(refused), duplicates, conflicts, rejected, path, seconds)
-
-
-def _as_reject(row: RefusedRow) -> RefusedRow:
-    if row.verdict == "duplicate":
-        return replace(
-            row, code="duplicate_reference", field="reference_id", reason="the ledger has this entry already"
-        )
-    return row
+        duplicates, rejected = 0, rejected + duplicates
+    return BatchOutcome(read, told.posted, duplicates, told.conflicts, rejected, path, seconds)
 
 
 def _record_batch(connection: Connection, plan: BatchPlan, batch_id: int, outcome: BatchOutcome) -> None:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pgpq
 import pyarrow as pa
 
 from backfill_pipeline.ledger.connection import Connection, ledger_errors
 from backfill_pipeline.schemas.frames import REJECTS_SCHEMA
+
+_ROWS_PER_BUFFER = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +33,22 @@ class Reject:
 
 def insert(connection: Connection, partition_id: int, batch_id: int | None, rows: pa.Table) -> None:
     """Writes reject rows (REJECTS_SCHEMA) in the caller's transaction."""
-    columns = [rows.column(name).to_pylist() for name in REJECTS_SCHEMA.names]
-    statement = (
-        "COPY backfill_rejects (partition_id, batch_id, source_row, source_line, byte_offset, stage, code, field,"
-        " reason, raw) FROM STDIN"
+    count = rows.num_rows
+    table = pa.table(
+        {
+            "partition_id": pa.repeat(pa.scalar(partition_id, pa.int64()), count),
+            "batch_id": pa.repeat(pa.scalar(batch_id, pa.int64()), count),
+            **{name: rows.column(name) for name in REJECTS_SCHEMA.names},
+        }
     )
-    with connection.cursor().copy(statement) as copy:
-        for record in zip(*columns, strict=True):
-            copy.write_row((partition_id, batch_id, *record))
+    encoder = pgpq.ArrowToPostgresBinaryEncoder(table.schema)
+    with connection.cursor().copy(
+        f"COPY backfill_rejects ({', '.join(table.column_names)}) FROM STDIN (FORMAT binary)"
+    ) as copy:
+        copy.write(encoder.write_header())
+        for record_batch in table.to_batches(max_chunksize=_ROWS_PER_BUFFER):
+            copy.write(encoder.write_batch(record_batch))
+        copy.write(encoder.finish())
 
 
 def replace_early(connection: Connection, partition_id: int, rows: pa.Table) -> None:

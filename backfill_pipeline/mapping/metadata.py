@@ -11,7 +11,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from backfill_pipeline.schemas.row_errors import holds_any_byte
+from backfill_pipeline.schemas.row_errors import bytes_held
 
 _TO_ESCAPE: Final = r'[\x00-\x1f"\\]'
 _SHORT: Final = {"\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
@@ -51,14 +51,14 @@ def _members(key: str, values: pa.Array) -> pa.Array:
     """`, "key": "value"` per row, null where there is no value."""
     name = json.dumps(key, ensure_ascii=False)
     values = pc.if_else(pc.equal(values, ""), pa.scalar(None, pa.string()), values)
-    if holds_any_byte(values, "".join(_ESCAPES).encode()):
+    if held := bytes_held(values, "".join(_ESCAPES).encode()):
         special = pc.fill_null(pc.match_substring_regex(values, _TO_ESCAPE), False)
-        values = pc.replace_with_mask(values, special, _escaped(values.filter(special)))
+        values = pc.replace_with_mask(values, special, _escaped(values.filter(special), held.decode()))
     return pc.binary_join_element_wise(f', {name}: "', values, '"', "")
 
 
-def _escaped(values: pa.Array) -> pa.Array:
-    for character, escape in _ESCAPES.items():
-        if pc.any(pc.match_substring(values, character)).as_py():
-            values = pc.replace_substring(values, character, escape)
+def _escaped(values: pa.Array, held: str) -> pa.Array:
+    """The values with the characters of `held`, which come in the order of _ESCAPES, as JSON writes them."""
+    for character in held:
+        values = pc.replace_substring(values, character, _ESCAPES[character])
     return values

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from pandas.util import hash_array
 
 from backfill_pipeline.schemas.extracted import ERROR_CODE, RESERVED_NAMES, SOURCE_ROW
-from backfill_pipeline.schemas.row_errors import combined, holds_any_byte
+from backfill_pipeline.schemas.row_errors import bytes_held, combined
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -68,7 +68,7 @@ def content_hashes(extracted: pa.Table, columns: Sequence[str] | None = None) ->
 
 def _unambiguous(text: pa.Array) -> pa.Array:
     """Makes ("a", "bc") and ("ab", "c") differ whatever the text holds: separators inside values are escaped."""
-    if not holds_any_byte(text, f"{_ESCAPE}{_SEPARATOR}".encode()):
+    if not bytes_held(text, f"{_ESCAPE}{_SEPARATOR}".encode()):
         return text
     return pc.replace_substring(pc.replace_substring(text, _ESCAPE, f"{_ESCAPE}0"), _SEPARATOR, f"{_ESCAPE}1")
 

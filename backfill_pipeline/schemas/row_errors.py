@@ -106,13 +106,13 @@ def quoting(before: str, values: pa.Array, after: str) -> pa.Array:
     return pc.binary_join_element_wise(f'{before} "', shown, f'" {after}', "")
 
 
-def holds_any_byte(text: pa.Array, wanted: bytes) -> bool:
-    """Whether any of these bytes may occur in a string array: a cheap look at its buffer, before a dear search.
+def bytes_held(text: pa.Array, wanted: bytes) -> bytes:
+    """Which of these bytes may occur in a string array: a cheap look at its buffer, before a dear search.
 
-    True too when the byte is in a part of the buffer that a slice does not show.
+    Also those that are in a part of the buffer that a slice does not show.
     """
     buffer = text.buffers()[2]
     if buffer is None:
-        return False
+        return b""
     content = buffer.to_pybytes()
-    return any(byte in content for byte in wanted)
+    return bytes(byte for byte in wanted if byte in content)

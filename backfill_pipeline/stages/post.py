@@ -20,7 +20,6 @@ from backfill_pipeline.errors import BackfillError, LedgerError, TransientLedger
 from backfill_pipeline.ledger import accounts, balances, posting, registrations
 from backfill_pipeline.ledger.connection import Connection
 from backfill_pipeline.ledger.posting import BatchOutcome, BatchPlan, PostingPolicy
-from backfill_pipeline.ledger.staging import RefusedRow
 from backfill_pipeline.mapping.accounts import read_accounts
 from backfill_pipeline.schemas.extracted import to_arrow, to_pandas
 from backfill_pipeline.schemas.frames import FAILURES_SCHEMA, REJECTS_SCHEMA
@@ -54,6 +53,7 @@ class Poster:
     baseline: dict[str, Decimal]
     _connection: Connection | None = None
     _batches: int = 0
+    _trouble: bool = False  # the last batch held rows that could not be posted
 
     def post(self, frames: PartitionFrames) -> StageReport:
         """Posts what is not posted yet of a partition, then marks it posted when everything adds up.
@@ -73,8 +73,9 @@ class Poster:
             if last_row is None
             else validated.filter(pc.greater(validated.column("source_row"), last_row))
         )
+        unknown: list[str] = []
         if remaining.num_rows and last_row is None:
-            self._meet_unknown_accounts(frames, remaining)
+            unknown = self._meet_unknown_accounts(frames, remaining)
         rejected_early = partition.plan.row_count - validated.num_rows
         outcomes: list[BatchOutcome] = []
         for start in range(0, remaining.num_rows, self.config.batch_size):
@@ -82,9 +83,6 @@ class Poster:
                 raise RunStoppedError(
                     f"stopped before row {remaining.column('source_row')[start].as_py()} of partition {frames.key}"
                 )
-            trouble = (
-                bool(outcomes) and outcomes[-1].path == "staging" and outcomes[-1].posted < outcomes[-1].read
-            )
             batch = remaining.slice(start, self.config.batch_size)
             rejected = rejected_early + sum(outcome.rejected for outcome in outcomes)
             outcomes.append(
@@ -94,9 +92,11 @@ class Poster:
                     batch,
                     rejected_before=rejected,
                     partly_posted=bool(outcomes) or last_row is not None,
-                    expect_trouble=trouble,
+                    expect_trouble=self._trouble or _names_any(batch, unknown),
                 )
             )
+            # Also over the end of a partition: a source that repeats entries, or bad rows, goes on doing so.
+            self._trouble = outcomes[-1].path == "staging" and outcomes[-1].posted < outcomes[-1].read
             self._check_along_the_way(frames.key)
         self._retrying(
             lambda connection: registrations.complete_partition(
@@ -138,7 +138,7 @@ class Poster:
             create_unknown_accounts=self.work.definition.unknown_accounts == "create",
         )
 
-        def describe(refused: list[RefusedRow]) -> pa.Table:
+        def describe(refused: pa.Table) -> pa.Table:
             # Inside the batch's transaction: raising takes the whole batch back.
             self._refuse_too_many(frames, rejected_before, refused, partly_posted=partly_posted)
             return _describe_rejects(self.work, frames, refused)
@@ -165,15 +165,19 @@ class Poster:
     def _last_posted_row(self, partition_id: int) -> int | None:
         return self._retrying(lambda connection: posting.last_posted_row(connection, partition_id))
 
-    def _meet_unknown_accounts(self, frames: PartitionFrames, entries: pa.Table) -> None:
-        """Before the first batch: a wrong account map shows as thousands of unknown accounts, and posts nothing."""
+    def _meet_unknown_accounts(self, frames: PartitionFrames, entries: pa.Table) -> list[str]:
+        """Before the first batch: a wrong account map shows as thousands of unknown accounts, and posts nothing.
+
+        Returns:
+            The accounts that the entries name and the ledger lacks, when there are few enough to go on.
+        """
         if self.work.definition.unknown_accounts == "create":
-            return
+            return []
         debits, credits = entries.column("debit_account_id"), entries.column("credit_account_id")
         named = pc.unique(pa.chunked_array([*debits.chunks, *credits.chunks], type=pa.string())).to_pylist()
         unknown = self._retrying(lambda connection: accounts.unknown_accounts(connection, named))
         if not unknown:
-            return
+            return []
         ids = pa.array(unknown, pa.string())
         count = pc.sum(pc.or_(pc.is_in(debits, ids), pc.is_in(credits, ids))).as_py()
         self.log(
@@ -186,12 +190,13 @@ class Poster:
             early + count,
             note=f"{count:,} of them name an unknown account such as {unknown[0]}",
         )
+        return unknown
 
     def _refuse_too_many(
         self,
         frames: PartitionFrames,
         rejected_before: int,
-        refused: list[RefusedRow],
+        refused: pa.Table,
         *,
         partly_posted: bool,
     ) -> None:
@@ -199,12 +204,16 @@ class Poster:
 
         Conflicts and balance constraints do not count: they speak of what else is in the ledger, not of a bad source.
         """
-        rejected = [
-            row for row in refused if row.verdict == "rejected" and row.code != RejectCode.BALANCE_CONSTRAINT
-        ]
-        if rejected:
-            note = f"row {rejected[0].source_row} {rejected[0].reason}"
-            count = rejected_before + len(rejected)
+        rejected = refused.filter(
+            pc.and_(
+                pc.equal(refused.column("verdict"), "rejected"),
+                pc.not_equal(refused.column("code"), str(RejectCode.BALANCE_CONSTRAINT)),
+            )
+        )
+        if rejected.num_rows:
+            first = rejected.slice(0, 1).to_pylist()[0]
+            note = f"row {first['source_row']} {first['reason']}"
+            count = rejected_before + rejected.num_rows
             refuse_too_many_rejects(self.work, frames.key, count, note=note, partly_posted=partly_posted)
 
     def _check_along_the_way(self, key: str) -> None:
@@ -240,14 +249,22 @@ def prepare_ledger(work: SourceWork, run_id: str) -> int:
         return posting.post_opening_entries(connection, work.definition.id, book.opening_entries, run_id)
 
 
-def _describe_rejects(work: SourceWork, frames: PartitionFrames, refused: list[RefusedRow]) -> pa.Table:
+def _names_any(entries: pa.Table, account_ids: list[str]) -> bool:
+    """Whether any of the entries moves one of the accounts."""
+    if not account_ids:
+        return False
+    ids = pa.array(account_ids, pa.string())
+    return any(
+        pc.any(pc.is_in(entries.column(side), ids)).as_py()
+        for side in ("debit_account_id", "credit_account_id")
+    )
+
+
+def _describe_rejects(work: SourceWork, frames: PartitionFrames, refused: pa.Table) -> pa.Table:
     failures = pa.table(
         {
-            "source_row": [row.source_row for row in refused],
-            "stage": ["post"] * len(refused),
-            "code": [row.code for row in refused],
-            "field": [row.field for row in refused],
-            "reason": [row.reason for row in refused],
+            "stage": pa.repeat("post", refused.num_rows),
+            **{name: refused.column(name) for name in ("source_row", "code", "field", "reason")},
         },
         schema=FAILURES_SCHEMA,
     )

@@ -116,6 +116,8 @@ class PartitionFrames:
 
     def positions(self, source_rows: pa.Array) -> pa.Table:
         """Where the given rows lie in the source (EXTRACTED's position columns), in the order asked for."""
+        if not len(source_rows):
+            return _POSITIONS.empty_table()
         table = self._extracted
         if table is None:
             table = self.work.intermediates.read("extracted", self.key, _POSITIONS)

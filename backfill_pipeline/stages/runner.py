@@ -3,8 +3,8 @@
 Belongs here: the order of work, the overlap of preparing and posting, and what a failure of one partition means.
 Does not: what a stage does; any orchestrator (it consumes the reports and logs them as its own events).
 
-While PostgreSQL posts partition k, partition k+1 is read, mapped and validated: on two cores the server is the
-bottleneck, and it never waits. At most `parallel_workers` + 1 partitions are in memory.
+While PostgreSQL posts partitions k and k+1, partition k+2 is read, mapped and validated. At most `parallel_workers` + 1
+partitions are in memory. What ends up in the ledger is that of posting one partition after the other (`turns.py`).
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from dataclasses import dataclass, field
 
 from backfill_pipeline.errors import BackfillError, TransientError
 from backfill_pipeline.ledger import balances, checkpoints, registrations
-from backfill_pipeline.ledger.connection import source_lock
+from backfill_pipeline.ledger.connection import Connection, source_lock
+from backfill_pipeline.ledger.constraints import balance_constraints_in_force
 from backfill_pipeline.stages.config import BackfillConfig
 from backfill_pipeline.stages.post import Poster, RunStoppedError, prepare_ledger
 from backfill_pipeline.stages.prepare import PartitionFrames, StageName, StageReport
+from backfill_pipeline.stages.turns import Turns
 from backfill_pipeline.stages.work import Log, SourceWork
 
 
@@ -51,6 +53,7 @@ class PartitionRunner:
     run_id: str
     log: Log
     stop: threading.Event = field(default_factory=threading.Event)
+    _turns: Turns = field(default_factory=Turns)
 
     def run(self, keys: Sequence[str]) -> Iterator[PartitionReport]:
         """Yields a report per partition, in the order of `keys`, as soon as it is done.
@@ -91,13 +94,21 @@ class PartitionRunner:
             self.log(f"{opened:,} opening entries posted")
         with self.work.connect() as connection:
             baseline = balances.trial_balance(connection)
+            workers = 1 if self._order_matters(connection) else self.config.parallel_workers
         posters = [
-            Poster(self.work, self.config, self.run_id, self.stop, self.log, baseline)
-            for _ in range(self.config.parallel_workers)
+            Poster(self.work, self.config, self.run_id, self.stop, self.log, baseline) for _ in range(workers)
         ]
         for poster in posters:
             stack.callback(poster.close)
         return posters
+
+    def _order_matters(self, connection: Connection) -> bool:
+        """Whether a partition's outcome depends on what earlier ones did to accounts, not only on their references.
+
+        Under balance constraints it does (what one pays in, the next can pay out), and where entries open accounts (the
+        first one decides the currency).
+        """
+        return self.work.definition.unknown_accounts == "create" or balance_constraints_in_force(connection)
 
     def _prepare(self, key: str) -> tuple[PartitionFrames, Exception | None]:
         """In the preparing thread: everything up to validated, or up to the stage that fails, and its failure."""
@@ -114,7 +125,9 @@ class PartitionRunner:
         return frames, None
 
     def _make(self, frames: PartitionFrames) -> None:
-        if "posted" in self.selected or "validated" in self.selected:
+        if "posted" in self.selected:
+            self._turns.enter(frames.key, frames.validated().column("reference_id"))
+        elif "validated" in self.selected:
             frames.validated()
         elif "transformed" in self.selected:
             frames.transformed()
@@ -136,6 +149,7 @@ class PartitionRunner:
             return PartitionReport(key, (), already_posted=True)
         try:
             if "posted" in self.selected:
+                self._turns.wait(key)
                 poster = idle.popleft()
                 try:
                     frames.reports.append(poster.post(frames))
@@ -144,6 +158,8 @@ class PartitionRunner:
             return PartitionReport(key, tuple(frames.reports))
         except Exception as error:  # as above
             return self._failure(key, tuple(frames.reports), error)
+        finally:
+            self._turns.leave(key)
 
     def _failure(self, key: str, stages: tuple[StageReport, ...], error: Exception) -> PartitionReport:
         if isinstance(error, TransientError):

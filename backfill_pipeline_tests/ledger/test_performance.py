@@ -55,6 +55,24 @@ def test_a_batch_of_nothing_but_duplicates_and_conflicts(world: World, bank: Reg
     assert world.count() == ROWS
 
 
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_a_small_batch_of_duplicates_does_not_read_a_large_ledger(
+    world: World, bank: Registration, shuffled: bool
+) -> None:
+    """Found together where they were posted, or looked up one by one; never by a scan of all entries."""
+    rows = many(ROWS, ACCOUNTS)
+    world.post(bank, rows)
+    repeated = rows.slice(1000, 500) if not shuffled else rows.take(pa.array(range(0, ROWS, 100)))
+    session = world.connect()
+    scans = "SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = 'ledger_entries'"
+    world.connection.execute("SELECT pg_stat_force_next_flush()")
+    before = world.value(scans)
+    outcome = world.post(bank, renumbered(repeated, ROWS), connection=session)
+    assert (outcome.path, outcome.duplicates) == ("staging", 500)
+    session.execute("SELECT pg_stat_force_next_flush()")
+    assert world.value(scans) - before < ROWS // 10
+
+
 def test_a_batch_that_repeats_one_reference(world: World, bank: Registration) -> None:
     rows = replaced(many(ROWS, ACCOUNTS), reference_id=pa.repeat("same", ROWS))
     with within():

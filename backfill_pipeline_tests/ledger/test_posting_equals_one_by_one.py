@@ -85,18 +85,37 @@ def ending(world: World, verdicts: dict[int, str]) -> Ending:
 
 
 def post_in_bulk(
-    world: World, bank: Registration, rows: Sequence[Entry], cuts: Sequence[int], *, staging: bool
+    world: World,
+    bank: Registration,
+    rows: Sequence[Entry],
+    cuts: Sequence[int],
+    *,
+    staging: bool,
+    skip_duplicates: bool,
 ) -> dict[int, str]:
+    """Verdicts by row. Duplicates that are skipped are only counted: they are the rows that are neither in the ledger
+    nor among the rejects, and there must be as many as were counted."""
     verdicts = {}
-    policy = PostingPolicy(skip_duplicates=False)  # so that duplicates are kept with their row number too
+    posted = duplicates = 0
+    policy = PostingPolicy(skip_duplicates=skip_duplicates)
     for start, end in zip([0, *cuts], [*cuts, len(rows)], strict=True):
         if batch := rows[start:end]:
             outcome = world.post(bank, batch, staging=staging, policy=policy)
-            assert outcome.read == len(batch) == outcome.posted + outcome.conflicts + outcome.rejected
+            posted, duplicates = posted + outcome.posted, duplicates + outcome.duplicates
+            assert outcome.read == len(batch)
+            assert skip_duplicates or not outcome.duplicates
     kept = {"duplicate_reference": "duplicate", "conflict": "conflict"}
     for row, code in world.rejects().items():
         verdicts[row] = kept.get(code, "rejected")
-    return {row.row: verdicts.get(row.row, "posted") for row in rows}
+    in_ledger = {
+        row for (row,) in world.rows("SELECT source_row FROM ledger_entries WHERE batch_id IS NOT NULL")
+    }
+    found = {
+        row.row: verdicts.get(row.row, "posted" if row.row in in_ledger else "duplicate") for row in rows
+    }
+    assert posted == len(in_ledger)
+    assert not skip_duplicates or duplicates == list(found.values()).count("duplicate")
+    return found
 
 
 def assert_equal(
@@ -107,6 +126,7 @@ def assert_equal(
     cuts: list[int],
     *,
     staging: bool,
+    skip_duplicates: bool,
 ) -> None:
     rows = numbered(rows)
     with undone(world):
@@ -115,7 +135,12 @@ def assert_equal(
     with undone(world):
         post_one_by_one(world.connection, numbered(before, 1001))
         verdicts = post_in_bulk(
-            world, bank, rows, sorted({min(cut, len(rows)) for cut in cuts}), staging=staging
+            world,
+            bank,
+            rows,
+            sorted({min(cut, len(rows)) for cut in cuts}),
+            staging=staging,
+            skip_duplicates=skip_duplicates,
         )
         assert ending(world, verdicts) == expected
         world.assert_balances_equal_legs()
@@ -127,19 +152,45 @@ def assert_equal(
     rows=st.lists(entries | plain, min_size=1, max_size=20),
     cuts=st.lists(st.integers(0, 20), max_size=3),
     staging=st.booleans(),
+    skip_duplicates=st.booleans(),
 )
 # an impossible row is rejected even when its reference is taken, by the ledger or by an earlier row
-@example([Entry("r1")], [Entry("r1", "A", "A"), Entry("r1", amount="0"), Entry("r1", fx_rate="0")], [], False)
-@example([], [Entry("r1"), Entry("r1", "A", "A"), Entry("r1", amount="-1")], [], True)
+@example(
+    [Entry("r1")],
+    [Entry("r1", "A", "A"), Entry("r1", amount="0"), Entry("r1", fx_rate="0")],
+    [],
+    False,
+    False,
+)
+@example([], [Entry("r1"), Entry("r1", "A", "A"), Entry("r1", amount="-1")], [], True, False)
 # a row that cannot be posted takes no reference
-@example([], [Entry("r1", credit="UNKNOWN"), Entry("r1"), Entry("r1", credit="UNKNOWN")], [], False)
+@example([], [Entry("r1", credit="UNKNOWN"), Entry("r1"), Entry("r1", credit="UNKNOWN")], [], False, False)
 # null and value, in both directions
-@example([Entry("r1")], [Entry("r1", metadata="{}"), Entry("r2", fx_rate="1"), Entry("r2")], [], False)
-@example([Entry("r1", metadata="{}")], [Entry("r1"), Entry("r2"), Entry("r2", fx_rate="1")], [2], True)
+@example([Entry("r1")], [Entry("r1", metadata="{}"), Entry("r2", fx_rate="1"), Entry("r2")], [], False, False)
+@example([Entry("r1", metadata="{}")], [Entry("r1"), Entry("r2"), Entry("r2", fx_rate="1")], [2], True, False)
+# everything is in the ledger already, all but one row is, or all but the content of one
+@example([Entry("r1"), Entry("r2")], [Entry("r2"), Entry("r1"), Entry("r1")], [], False, True)
+@example([Entry(f"r{n}") for n in range(6)], [Entry(f"r{n}") for n in range(7)], [], False, True)
+@example([Entry(f"r{n}") for n in range(6)], [Entry(f"r{n}", amount="10") for n in range(5)], [], False, True)
+@example(
+    [Entry(f"r{n}") for n in range(6)],
+    [*(Entry(f"r{n}") for n in range(5)), Entry("r5", metadata="{}")],
+    [],
+    False,
+    True,
+)
+# a row that nobody could post, of a reference that the batch has: before the winner, and after it
+@example([], [Entry("r1", "D"), Entry("r1"), Entry("r1", "D"), Entry("r1")], [], True, True)
 def test_bulk_posting_equals_posting_one_by_one(
-    world: World, bank: Registration, before: list[Entry], rows: list[Entry], cuts: list[int], staging: bool
+    world: World,
+    bank: Registration,
+    before: list[Entry],
+    rows: list[Entry],
+    cuts: list[int],
+    staging: bool,
+    skip_duplicates: bool,
 ) -> None:
-    assert_equal(world, bank, before, rows, cuts, staging=staging)
+    assert_equal(world, bank, before, rows, cuts, staging=staging, skip_duplicates=skip_duplicates)
 
 
 @pytest.mark.slow
@@ -149,11 +200,18 @@ def test_bulk_posting_equals_posting_one_by_one(
     rows=st.lists(entries | plain, min_size=1, max_size=60),
     cuts=st.lists(st.integers(0, 60), max_size=5),
     staging=st.booleans(),
+    skip_duplicates=st.booleans(),
 )
 def test_bulk_posting_equals_posting_one_by_one_at_length(
-    world: World, bank: Registration, before: list[Entry], rows: list[Entry], cuts: list[int], staging: bool
+    world: World,
+    bank: Registration,
+    before: list[Entry],
+    rows: list[Entry],
+    cuts: list[int],
+    staging: bool,
+    skip_duplicates: bool,
 ) -> None:
-    assert_equal(world, bank, before, rows, cuts, staging=staging)
+    assert_equal(world, bank, before, rows, cuts, staging=staging, skip_duplicates=skip_duplicates)
 
 
 class TestTellingRowsApart:

@@ -15,12 +15,12 @@ from typing import Any
 
 import psycopg
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from backfill_pipeline.ledger import balances, posting, registrations
 from backfill_pipeline.ledger.connection import Connection, connect
 from backfill_pipeline.ledger.posting import BatchOutcome, BatchPlan, PostingPolicy
 from backfill_pipeline.ledger.registrations import PartitionPlan, Registration, RegistrationPlan
-from backfill_pipeline.ledger.staging import RefusedRow
 from backfill_pipeline.schemas.frames import REJECTS_SCHEMA, VALIDATED_SCHEMA
 
 NOON = datetime(2024, 3, 1, 12, tzinfo=UTC)
@@ -125,18 +125,17 @@ def many(
     ).cast(VALIDATED_SCHEMA)
 
 
-def as_rejects(refused: Sequence[RefusedRow]) -> pa.Table:
+def as_rejects(refused: pa.Table) -> pa.Table:
     """Reject rows of made-up positions: what the stages add from the source."""
+    rows = refused.column("source_row")
     return pa.table(
         {
-            "source_row": [row.source_row for row in refused],
-            "source_line": [row.source_row + 1 for row in refused],
-            "byte_offset": [row.source_row * 100 for row in refused],
-            "stage": ["post"] * len(refused),
-            "code": [row.code for row in refused],
-            "field": [row.field for row in refused],
-            "reason": [row.reason for row in refused],
-            "raw": [f"raw {row.source_row}" for row in refused],
+            "source_row": rows,
+            "source_line": pc.add(rows, 1),
+            "byte_offset": pc.multiply(rows, 100),
+            "stage": pa.repeat("post", refused.num_rows),
+            **{name: refused.column(name) for name in ("code", "field", "reason")},
+            "raw": pc.binary_join_element_wise("raw", pc.cast(rows, pa.string()), " "),
         },
         schema=REJECTS_SCHEMA,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,8 @@ import pytest
 from backfill_pipeline.definition.load import load_definition
 from backfill_pipeline.definition.models import RunConfig
 from backfill_pipeline.errors import SourceBusyError, TransientLedgerError
-from backfill_pipeline.ledger import posting
-from backfill_pipeline.ledger.connection import source_lock
+from backfill_pipeline.ledger import constraints, posting
+from backfill_pipeline.ledger.connection import connect, source_lock
 from backfill_pipeline.local.generate import generate
 from backfill_pipeline.stages import runner as runner_module
 from backfill_pipeline.stages.config import effective_config
@@ -20,7 +21,7 @@ from backfill_pipeline.stages.prepare import STAGES
 from backfill_pipeline.stages.runner import PartitionRunner
 from backfill_pipeline.stages.work import open_work
 from backfill_pipeline_tests.postgresql import Server
-from backfill_pipeline_tests.stages.world import World, assert_same_ledger, entries
+from backfill_pipeline_tests.stages.world import World, assert_same_ledger, entries, entry
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -36,6 +37,57 @@ def test_any_number_of_workers_gives_the_ledger_of_one(
     world.post(export.definition_file, parallel_workers=workers, batch_size=700)
     assert_same_ledger(world.snapshot(), expected)
     assert world.reconcile(export.definition_file).matches
+
+
+def test_of_two_rows_with_one_reference_the_first_is_posted_however_slow(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every partition repeats the references of the one before with other amounts; earlier ones take longer to post."""
+    real = posting.post_batch
+
+    def slowly(connection, plan, *arguments, **options):  # type: ignore[no-untyped-def]
+        time.sleep(0.3 if plan.partition_key in ("0001", "0003") else 0)
+        return real(connection, plan, *arguments, **options)
+
+    monkeypatch.setattr(posting, "post_batch", slowly)
+    # Partitions of ten: rows 11 to 50 have the references of rows 1 to 10, 51 to 60 their own.
+    rows = [
+        entry(at, ref=f"R{at % 10}", amount=f"{at}.77") if at <= 50 else entry(at) for at in range(1, 61)
+    ]
+    source = world.write("s", rows, config={"parallel_workers": "4"})
+    world.post(source)
+    posted = world.query("SELECT source_row FROM ledger_entries ORDER BY source_row")
+    assert [row for (row,) in posted] == [*range(1, 11), *range(51, 61)]
+    assert world.reconcile(source).conflicts == 40
+
+
+def test_under_balance_constraints_partitions_are_posted_one_after_the_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the first partition pays in, the second pays out: with two at a time, its rows could be refused."""
+    real = posting.post_batch
+    at_work: list[str] = []
+    together: set[str] = set()
+
+    def watched(connection, plan, *arguments, **options):  # type: ignore[no-untyped-def]
+        at_work.append(plan.partition_key)
+        together.update(at_work if len(at_work) > 1 else ())
+        try:
+            time.sleep(0.05)
+            return real(connection, plan, *arguments, **options)
+        finally:
+            at_work.remove(plan.partition_key)
+
+    monkeypatch.setattr(posting, "post_batch", watched)
+    world.post(world.write("s", entries(60), config={"parallel_workers": "4"}))
+    assert together
+    together.clear()
+    with connect(world.url) as connection:
+        connection.execute("UPDATE bank_accounts SET balance = 1000000, available_balance = 1000000")
+        assert constraints.apply(connection).state == "applied"
+    world.post(world.write("t", entries(60, first=101), config={"parallel_workers": "4"}))
+    assert not together
+    assert len(world.references()) == 120
 
 
 def test_a_second_writer_is_refused_while_the_first_is_at_work(
@@ -171,7 +223,7 @@ def test_a_run_wins_over_the_source_file_and_that_over_the_defaults() -> None:
     source = RunConfig(batch_size=10, max_retries=0, validate_balances=False)
     combined = effective_config(source, RunConfig(batch_size=20, skip_duplicates=False))
     assert (combined.batch_size, combined.max_retries, combined.validate_balances) == (20, 0, False)
-    assert (combined.skip_duplicates, combined.parallel_workers) == (False, 1)
+    assert (combined.skip_duplicates, combined.parallel_workers) == (False, 2)
 
 
 def test_rejects_are_kept_once_however_often_a_partition_is_tried(world: World) -> None:

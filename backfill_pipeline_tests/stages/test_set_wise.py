@@ -1,0 +1,94 @@
+"""No work per row in Python: four times the rows are the same number of lines executed.
+
+Counted, not timed, so that it holds on any machine: every line of this product's own code that runs, in every thread.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+import backfill_pipeline
+from backfill_pipeline.sources.csv_records import RecordScanner
+from backfill_pipeline_tests.stages.world import World, entries
+
+_OURS = str(Path(backfill_pipeline.__file__).parent)
+_FEW, _MANY = 1_000, 4_000
+
+
+def lines_executed(action: Callable[[], object]) -> Counter[str]:
+    """Lines of our code that ran, per function."""
+    lines: Counter[str] = Counter()
+
+    def trace(frame: FrameType, event: str, argument: object) -> Callable[..., object] | None:
+        code = frame.f_code
+        if not code.co_filename.startswith(_OURS):
+            return None
+        if event == "line":
+            lines[f"{code.co_filename[len(_OURS) :]}:{code.co_name}"] += 1
+        return trace
+
+    before = sys.gettrace()
+    threading.settrace(trace)
+    sys.settrace(trace)
+    try:
+        action()
+    finally:
+        sys.settrace(before)
+        threading.settrace(before)  # type: ignore[arg-type]
+    return lines
+
+
+def assert_set_wise(few: Counter[str], many: Counter[str]) -> None:
+    grown = {name: (few[name], count) for name, count in many.items() if count > few[name] + _FEW // 4}
+    assert not grown, f"lines run for {_FEW} and {_MANY} rows: {grown}"
+    # The tracer saw something, and the growth of a loop over rows would have been seen in it.
+    assert few.total() > 500
+
+
+@pytest.fixture
+def sources(world: World) -> Callable[[str, int], Path]:
+    """Two partitions each, so that only their size differs."""
+
+    def write(name: str, rows: int) -> Path:
+        return world.write(
+            name, entries(rows, first=1 if rows == _FEW else 10_001), partition_rows=str(rows // 2)
+        )
+
+    return write
+
+
+def test_a_run_and_its_reconciliation(world: World, sources: Callable[[str, int], Path]) -> None:
+    world.post(sources("warm", 100))  # what is made once per process
+    measured = []
+    for rows in (_FEW, _MANY):
+        source = sources(f"s{rows}", rows)
+        measured.append(lines_executed(lambda source=source: (world.post(source), world.reconcile(source))))  # type: ignore[misc]
+    assert_set_wise(*measured)
+    assert len(world.references()) == _FEW + _MANY
+
+
+def test_a_run_in_which_everything_is_a_duplicate(world: World, sources: Callable[[str, int], Path]) -> None:
+    measured = []
+    for rows in (_FEW, _MANY):
+        world.post(sources(f"first{rows}", rows))
+        again = sources(f"again{rows}", rows)
+        measured.append(lines_executed(lambda again=again: (world.post(again), world.reconcile(again))))  # type: ignore[misc]
+        assert world.reconcile(again).duplicates == rows
+    assert_set_wise(*measured)
+
+
+def test_the_count_sees_a_loop_over_rows() -> None:
+    def row_by_row(rows: int) -> None:
+        scanner = RecordScanner(",", '"', offset=0, line=1)
+        for _ in range(rows):
+            scanner.feed(b"a,b\n", last=False)
+
+    with pytest.raises(AssertionError, match="csv_records"):
+        assert_set_wise(lines_executed(lambda: row_by_row(_FEW)), lines_executed(lambda: row_by_row(_MANY)))
