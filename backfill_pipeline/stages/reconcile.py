@@ -1,18 +1,21 @@
 """Reconciliation: every posted entry against its source, every balance against its legs, tolerance zero.
 
-Belongs here: the comparison and its report.
-Does not: reading the ledger (`ledger/reconciliation.py`, `ledger/balances.py`), repairing anything.
+Belongs here: what is held against what, the counts, and the report.
+Does not: comparing entry by entry (`comparison.py`), reading the ledger (`ledger/reconciliation.py`,
+`ledger/balances.py`), repairing anything.
 
 Partition by partition, so memory does not grow with the source. The expected side is the validated frame; when its
-file is gone, it is made again from the source.
+file is gone, it is made again from the source. Three things go on at a time, each mostly the work of another process
+or thread: the server reads a partition, this one compares the one before, and balances are summed.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 
@@ -20,34 +23,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from backfill_pipeline.ledger import balances, reconciliation, rejects, status
-from backfill_pipeline.ledger.balances import AccountBreak, CurrencyTotals
+from backfill_pipeline.ledger.balances import AccountBreak, Balances, CurrencyTotals
 from backfill_pipeline.ledger.connection import Connection
 from backfill_pipeline.ledger.status import PartitionOutcome
 from backfill_pipeline.mapping.accounts import read_accounts
+from backfill_pipeline.stages.comparison import (
+    BREAK_SAMPLE,
+    EntryBreak,
+    align,
+    different_breaks,
+    missing_breaks,
+    unexpected_breaks,
+)
 from backfill_pipeline.stages.prepare import PartitionFrames
 from backfill_pipeline.stages.work import SourceWork
-
-# Every field of an entry that the source states; source_row ties the two sides together.
-COMPARED_FIELDS = tuple(name for name in reconciliation.LEDGER_SCHEMA.names if name != "source_row")
-BREAK_SAMPLE = 100
-
-
-@dataclass(frozen=True, slots=True)
-class EntryBreak:
-    """An entry that is not what the source says.
-
-    Attributes:
-        kind: missing (not in the ledger), different (a field differs), unexpected (posted, but not in the source),
-            counts (the equation or a counter does not hold).
-    """
-
-    partition_key: str
-    kind: str
-    source_row: int | None
-    reference_id: str | None
-    field: str | None = None
-    expected: str | None = None
-    actual: str | None = None
 
 
 @dataclass(slots=True)
@@ -100,6 +89,11 @@ class ReconciliationReport:
         if len(self.breaks) < BREAK_SAMPLE:
             self.breaks.append(found)
 
+    def add_all(self, found: Iterable[tuple[EntryBreak, int]]) -> None:
+        """Adds breaks with their counts."""
+        for one, count in found:
+            self.add(one, count)
+
 
 def reconcile(work: SourceWork) -> ReconciliationReport:
     """Compares everything that is posted of a source with the ledger and records the verdict.
@@ -111,15 +105,17 @@ def reconcile(work: SourceWork) -> ReconciliationReport:
     report = ReconciliationReport(work.definition.id)
     with work.connect() as connection:
         reconciliation.prepare(connection)
-        for outcome in status.partition_outcomes(connection, work.registration.id):
-            if outcome.status == "posted":
-                _reconcile_partition(connection, work, outcome, report)
-            else:
-                report.open_partitions += 1
-        _reconcile_opening_entries(connection, work, report)
-        if not report.open_partitions:
-            _reconcile_totals(connection, work, report)
-        found = balances.examine(connection)
+        with _examining_balances(work) as examined:
+            outcomes = status.partition_outcomes(connection, work.registration.id)
+            posted = [outcome for outcome in outcomes if outcome.status == "posted"]
+            report.open_partitions = len(outcomes) - len(posted)
+            with closing(_read_ahead(work, posted)) as partitions:
+                for outcome, actual in partitions:
+                    _reconcile_partition(connection, work, outcome, actual, report)
+            _reconcile_opening_entries(connection, work, report)
+            if not report.open_partitions:
+                _reconcile_totals(connection, work, report)
+            found = examined.result()
         report.account_break_count, report.account_breaks = found.break_count, found.breaks
         report.currencies = found.currencies
         report.seconds = time.monotonic() - started
@@ -142,8 +138,46 @@ def reconcile(work: SourceWork) -> ReconciliationReport:
     return report
 
 
+@contextmanager
+def _examining_balances(work: SourceWork) -> Iterator[Future[Balances]]:
+    """Sums the balances of the whole ledger meanwhile, on a connection of its own and in one snapshot of its own.
+
+    Entries need not be read in that snapshot: those of a batch never change, so they are the same at any moment, and
+    what live postings add belongs to no batch.
+    """
+    with work.connect() as connection, ThreadPoolExecutor(1, thread_name_prefix="balances") as thread:
+        try:
+            yield thread.submit(balances.examine, connection)
+        except BaseException:
+            connection.cancel()  # nobody waits for its outcome any more
+            raise
+
+
+def _read_ahead(
+    work: SourceWork, outcomes: Sequence[PartitionOutcome]
+) -> Generator[tuple[PartitionOutcome, pa.Table]]:
+    """Yields each partition with its entries in the ledger; the next one's are read while this one's are compared."""
+    with work.connect() as connection, ThreadPoolExecutor(1, thread_name_prefix="read") as thread:
+
+        def read(outcome: PartitionOutcome) -> pa.Table:
+            partition = work.registration.partition(outcome.partition_key)
+            return reconciliation.posted_entries(
+                connection, partition.id, size_bytes=partition.plan.byte_length
+            )
+
+        ahead = deque(thread.submit(read, outcome) for outcome in outcomes[:1])
+        for number, outcome in enumerate(outcomes, 1):
+            actual = ahead.popleft().result()
+            ahead.extend(thread.submit(read, following) for following in outcomes[number : number + 1])
+            yield outcome, actual
+
+
 def _reconcile_partition(
-    connection: Connection, work: SourceWork, outcome: PartitionOutcome, report: ReconciliationReport
+    connection: Connection,
+    work: SourceWork,
+    outcome: PartitionOutcome,
+    actual: pa.Table,
+    report: ReconciliationReport,
 ) -> None:
     key = outcome.partition_key
     _add_counts(report, outcome)
@@ -156,25 +190,18 @@ def _reconcile_partition(
     if refused:
         refused_rows = pa.array(list(refused), pa.int64())
         expected = expected.filter(pc.invert(pc.is_in(expected.column("source_row"), refused_rows)))
-    actual = reconciliation.posted_entries(connection, partition.id)
     if actual.num_rows != outcome.posted:
         report.add(_count_break(key, "posted", outcome.posted, actual.num_rows))
-    unexpected = actual.filter(
-        pc.invert(pc.is_in(actual.column("source_row"), _flat(expected.column("source_row"))))
-    )
-    for row in unexpected.slice(0, BREAK_SAMPLE).to_pylist():
-        report.add(EntryBreak(key, "unexpected", row["source_row"], row["reference_id"]))
-    if unexpected.num_rows > BREAK_SAMPLE:
-        report.add(EntryBreak(key, "unexpected", None, None), unexpected.num_rows - BREAK_SAMPLE)
-    found = pc.is_in(expected.column("source_row"), _flat(actual.column("source_row")))
-    compare_entries(key, expected.filter(found), actual, report)
+    aligned = align(expected, actual)
+    report.add_all(unexpected_breaks(key, aligned.unexpected))
+    report.add_all(different_breaks(key, aligned))
     report.entries_compared += actual.num_rows
     # What no batch of this partition posted must have been in the ledger before, identical: duplicates.
-    elsewhere = expected.filter(pc.invert(found))
+    elsewhere = aligned.absent
     missing = _reconcile_by_reference(connection, key, elsewhere, report) if elsewhere.num_rows else 0
     if elsewhere.num_rows - missing != outcome.duplicates:
         report.add(_count_break(key, "duplicates", outcome.duplicates, elsewhere.num_rows - missing))
-    _add_totals(report, expected.filter(found))
+    _add_totals(report, aligned.expected)
 
 
 def _reconcile_totals(connection: Connection, work: SourceWork, report: ReconciliationReport) -> None:
@@ -202,80 +229,11 @@ def _reconcile_by_reference(
     connection: Connection, key: str, expected: pa.Table, report: ReconciliationReport
 ) -> int:
     """Compares entries that others may have posted; returns how many of them are missing."""
-    actual = reconciliation.entries_by_reference(connection, expected)
-    found = pc.is_in(expected.column("source_row"), _flat(actual.column("source_row")))
-    compare_entries(key, expected.filter(found), actual, report)
-    missing = expected.filter(pc.invert(found))
-    for row in missing.slice(0, BREAK_SAMPLE).select(["source_row", "reference_id"]).to_pylist():
-        report.add(EntryBreak(key, "missing", row["source_row"], row["reference_id"]))
-    if missing.num_rows > BREAK_SAMPLE:
-        report.add(EntryBreak(key, "missing", None, None), missing.num_rows - BREAK_SAMPLE)
-    return int(missing.num_rows)
-
-
-def compare_entries(key: str, expected: pa.Table, actual: pa.Table, report: ReconciliationReport) -> None:
-    """Compares every field of every entry; differences go to the report.
-
-    Args:
-        key: the partition, for the report.
-        expected: VALIDATED_SCHEMA, each source_row of which is in `actual`.
-        actual: LEDGER_SCHEMA, in any order.
-        report: takes the differences.
-    """
-    aligned = actual.take(pc.index_in(expected.column("source_row"), _flat(actual.column("source_row"))))
-    for name in COMPARED_FIELDS:
-        ours, theirs = expected.column(name), aligned.column(name)
-        if name == "timestamp_utc":
-            ours = pc.cast(pc.local_timestamp(ours), theirs.type)
-        different = _differs(ours, theirs)
-        if name == "metadata":
-            different = _differs_as_json(ours, theirs, different)
-        count = pc.sum(different).as_py() or 0
-        if not count:
-            continue
-        rows = pa.table(
-            {
-                "source_row": expected.column("source_row"),
-                "reference_id": expected.column("reference_id"),
-                "expected": ours,
-                "actual": theirs,
-            }
-        ).filter(different)
-        shown = rows.slice(0, BREAK_SAMPLE).to_pylist()
-        for row in shown:
-            report.add(
-                EntryBreak(
-                    key,
-                    "different",
-                    row["source_row"],
-                    row["reference_id"],
-                    name,
-                    str(row["expected"]),
-                    str(row["actual"]),
-                )
-            )
-        if count > len(shown):
-            report.add(EntryBreak(key, "different", None, None, name), count - len(shown))
-
-
-def _differs(ours: pa.ChunkedArray, theirs: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Elementwise inequality where null equals null and nothing else."""
-    unequal = pc.fill_null(pc.not_equal(ours, theirs), False)
-    return pc.or_(unequal, pc.xor(pc.is_null(ours), pc.is_null(theirs)))
-
-
-def _differs_as_json(
-    ours: pa.ChunkedArray, theirs: pa.ChunkedArray, different: pa.ChunkedArray
-) -> pa.ChunkedArray:
-    """A jsonb column has a text form of its own: texts that differ are compared as the objects they mean."""
-    if not pc.any(different).as_py():
-        return different
-    positions = pc.indices_nonzero(different)
-    pairs = zip(ours.take(positions).to_pylist(), theirs.take(positions).to_pylist(), strict=True)
-    really = [left is None or right is None or json.loads(left) != json.loads(right) for left, right in pairs]
-    return pc.is_in(
-        pa.array(range(len(ours))), positions.filter(pa.array(really, pa.bool_())).cast(pa.int64())
-    )
+    actual = reconciliation.entries_by_reference(connection, expected, size_bytes=expected.nbytes)
+    aligned = align(expected, actual)
+    report.add_all(different_breaks(key, aligned))
+    report.add_all(missing_breaks(key, aligned.absent))
+    return int(aligned.absent.num_rows)
 
 
 def _add_counts(report: ReconciliationReport, outcome: PartitionOutcome) -> None:
@@ -298,10 +256,6 @@ def _add_totals(report: ReconciliationReport, entries: pa.Table) -> None:
 
 def _count_break(key: str, what: str, expected: int, actual: int) -> EntryBreak:
     return EntryBreak(key, "counts", None, None, what, str(expected), str(actual))
-
-
-def _flat(column: pa.ChunkedArray) -> pa.Array:
-    return column.combine_chunks()
 
 
 def equation(report: ReconciliationReport) -> str:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from backfill_pipeline.errors import TransientLedgerError
 from backfill_pipeline.ledger import reconciliation
-from backfill_pipeline.ledger.reconciliation import LEDGER_SCHEMA
+from backfill_pipeline.ledger.read_back import LEDGER_SCHEMA
 from backfill_pipeline.ledger.registrations import Registration
 from backfill_pipeline_tests.ledger.world import Entry, World, many, numbered
 

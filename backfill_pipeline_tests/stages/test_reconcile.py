@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psycopg
+import pyarrow as pa
 import pytest
 
+from backfill_pipeline.definition.load import load_definition
+from backfill_pipeline.errors import LedgerError
+from backfill_pipeline.schemas.frames import VALIDATED_SCHEMA
 from backfill_pipeline.stages.reconcile import ReconciliationReport
+from backfill_pipeline.stages.work import open_work
 from backfill_pipeline_tests.stages.world import World, entries, entry
 
 
@@ -51,6 +59,167 @@ def test_any_changed_field_of_an_entry_is_found_and_named(world: World, source: 
         ("different", name, 17, "0002")
     ]
     assert found[0].expected != found[0].actual
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("amount", "amount + 0.000000000000000001"),
+        ("amount", "99999999999999999999.999999999999999999"),
+        ("amount", "-amount"),
+        ("fx_rate", "0.000000000000000001"),
+        ("ledger_id", "''"),
+        ("ledger_id", "'MASTER '"),
+        ("ledger_id", "'master'"),
+        ("reference_id", "E'R000017\\n'"),
+        ("transaction_type", "U&'TR\\0391NSFER'"),  # a Greek capital alpha looks the same
+        ("transaction_type", "repeat('x', 3000000)"),
+        ("asset_type", "E'fiat\\x01'"),
+        ("timestamp_utc", "timestamp_utc + interval '1 hour'"),
+        ("timestamp_utc", "'infinity'"),
+        ("timestamp_utc", "'-infinity'"),
+        ("timestamp_utc", "'0044-03-15 00:00:00 BC'"),
+        ("timestamp_utc", "'20024-01-01'"),
+        ("metadata", "NULL"),
+        ("metadata", "'{}'"),
+        ("metadata", "'null'"),
+        ("metadata", "'[]'"),
+        ("metadata", """ '{"note": "note 17", "more": null}' """),
+        ("metadata", """ '{"note": "note 1\\u0037 "}' """),
+        ("metadata", """ '{"Note": "note 17"}' """),
+        ("metadata", """ '{"note": 17}' """),
+    ],
+)
+def test_the_smallest_and_the_oddest_change_is_found(
+    world: World, source: Path, name: str, value: str
+) -> None:
+    world.tamper("ALTER TABLE ledger_entries DROP CONSTRAINT ledger_entries_amount_check")
+    world.tamper(f"UPDATE ledger_entries SET {name} = {value} WHERE reference_id = 'R000017'")
+    (found,) = broken(world, source).breaks
+    assert (found.kind, found.field, found.source_row) == ("different", name, 17)
+    assert found.expected != found.actual
+
+
+def test_metadata_that_is_written_differently_but_means_the_same_is_no_break(world: World) -> None:
+    path = world.write("s", [entry(1, note="ü"), entry(2, note=""), entry(3, note='a"b\\c\td')])
+    world.post(path)
+    intermediates = open_work(load_definition(path), world.places).intermediates
+    frame = intermediates.read("validated", "0001", VALIDATED_SCHEMA)
+    assert frame is not None
+    texts = pa.array(['{"note":"\\u00fc"}', *frame.column("metadata").to_pylist()[1:]], pa.string())
+    column = frame.schema.get_field_index("metadata")
+    intermediates.write("validated", "0001", frame.set_column(column, frame.schema.field(column), texts))
+    assert world.reconcile(path).matches
+
+
+def test_every_entry_changed_in_every_field_is_counted_field_by_field(world: World, source: Path) -> None:
+    names = [name for name in FIELDS if name not in ("ledger_id", "reference_id", "credit_account_id")]
+    changes = ", ".join(f"{name} = {FIELDS[name]}" for name in names)
+    assert world.tamper(f"UPDATE ledger_entries SET {changes} WHERE transaction_type = 'TRANSFER'") == 34
+    found = broken(world, source)
+    assert found.break_kinds == {"different": len(names) * (34 + 1)}  # row 35 repeats row 2
+    assert {one.field for one in found.breaks} == set(names)
+
+
+def test_an_entry_posted_again_under_another_batch_is_found(world: World, source: Path) -> None:
+    for batch in ("min", "max"):
+        world.query(
+            "INSERT INTO ledger_entries (ledger_id, debit_account_id, credit_account_id, amount, currency_code,"
+            "   transaction_type, reference_id, timestamp_utc, metadata, batch_id, source_row)"
+            " SELECT ledger_id, debit_account_id, credit_account_id, amount, currency_code, transaction_type,"
+            "   reference_id || %s, timestamp_utc, metadata,"
+            f"  (SELECT {batch}(id) FROM backfill_batches WHERE kind = 'entries'), source_row"
+            " FROM ledger_entries WHERE reference_id = 'R000017'",
+            batch,
+        )
+    report = broken(world, source)
+    assert {one.partition_key for one in report.breaks} == {"0001", "0004"}
+    assert report.break_kinds["counts"] == 2
+    assert report.break_kinds["unexpected"] == 2
+
+
+@pytest.mark.parametrize("kind", ["entries", "opening"])
+def test_an_entry_that_moved_into_another_batch_is_found(world: World, source: Path, kind: str) -> None:
+    world.tamper(
+        "UPDATE ledger_entries SET batch_id = (SELECT max(id) FROM backfill_batches WHERE kind = %s)"
+        " WHERE reference_id = 'R000017'",
+        kind,
+    )
+    report = broken(world, source)
+    assert report.break_kinds["counts"] >= 1
+    assert report.break_kinds["unexpected"] == 1
+
+
+def test_two_entries_that_swapped_their_source_rows_are_found(world: World, source: Path) -> None:
+    world.tamper("UPDATE ledger_entries SET source_row = 35 - source_row WHERE source_row IN (17, 18)")
+    found = broken(world, source).breaks
+    assert {(one.kind, one.source_row) for one in found} == {("different", 17), ("different", 18)}
+
+
+def test_entries_that_lie_in_another_order_match(world: World, source: Path) -> None:
+    """As after an UPDATE of nothing, or a dump and restore: the order of rows in a table means nothing."""
+    world.tamper("UPDATE ledger_entries SET posted_at = posted_at WHERE source_row % 3 = 0")
+    world.tamper("UPDATE ledger_entries SET posted_at = posted_at WHERE source_row % 3 = 1")
+    assert world.reconcile(source).matches
+
+
+def test_partitions_without_a_single_posted_entry(world: World) -> None:
+    rows = [*entries(10), *entries(10), *entries(10, first=11, amount="much"), *entries(10, first=31)]
+    path = world.write("s", rows, max_error_rate="1")
+    world.post(path)
+    report = world.reconcile(path)
+    assert report.matches
+    assert (report.posted, report.duplicates, report.rejected, report.entries_compared) == (20, 10, 10, 20)
+    world.tamper("UPDATE ledger_entries SET amount = amount + 1 WHERE reference_id = 'R000003'")
+    assert {(one.partition_key, one.source_row) for one in broken(world, path).breaks} == {
+        ("0001", 3),
+        ("0002", 13),
+    }
+    world.query("DELETE FROM ledger_entries WHERE reference_id IN ('R000003', 'R000035')")
+    assert broken(world, path).break_kinds["missing"] == 3
+
+
+def test_live_postings_during_the_reconciliation_are_no_break(world: World) -> None:
+    path = world.write("s", entries(2_000), partition_rows="100", accounts={"A": 10**6, "B": 10**6})
+    world.post(path)
+    stop = threading.Event()
+
+    def post() -> int:
+        count = 0
+        with psycopg.connect(world.url, autocommit=True) as connection:
+            while not stop.is_set():
+                count += 1
+                connection.execute(
+                    "SELECT post_ledger_entry('LIVE', 'A', 'B', 5, 'USD', 'fiat', 'TRANSFER', %s)",
+                    [f"l{count}"],
+                )
+        return count
+
+    with ThreadPoolExecutor(1) as live:
+        posting = live.submit(post)
+        try:
+            reports = [world.reconcile(path) for _ in range(3)]
+        finally:
+            stop.set()
+        assert posting.result() > 3
+    assert [report.matches for report in reports] == [True] * 3
+
+
+def test_a_failure_of_the_balances_is_no_verdict(world: World, source: Path) -> None:
+    """What is examined meanwhile, on a connection of its own, fails the whole when it fails."""
+    before = world.value("SELECT count(*) FROM backfill_reconciliations")
+    world.query("ALTER TABLE ledger_entry_conversions RENAME TO hidden")
+    with pytest.raises(LedgerError, match="cannot sum balances"):
+        world.reconcile(source)
+    assert world.value("SELECT count(*) FROM backfill_reconciliations") == before
+
+
+def test_a_failure_while_comparing_ends_everything_else(world: World, source: Path) -> None:
+    world.query("ALTER TABLE ledger_entries DROP COLUMN fx_rate CASCADE")
+    with pytest.raises(LedgerError, match="cannot (read entries|sum balances)"):
+        world.reconcile(source)
+    connections = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'backfill s'"
+    assert world.value(connections) == 0
 
 
 @pytest.mark.parametrize("change", ["amount = amount + 0.01", "debit_account_id = 'C'", "metadata = NULL"])
