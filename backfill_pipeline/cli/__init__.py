@@ -16,6 +16,10 @@ _UNEXPECTED_SHOWN = 300
 
 def main() -> None:
     """Entry point: runs the command, turns errors into one sentence and an exit code."""
+    from backfill_pipeline.cli.preload import import_mostly
+
+    import_mostly()
+
     from backfill_pipeline.cli.app import app
     from backfill_pipeline.cli.exit_codes import ExitCode
     from backfill_pipeline.errors import BackfillError, UsageError

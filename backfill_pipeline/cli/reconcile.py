@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 from backfill_pipeline.cli.exit_codes import ExitCode
 from backfill_pipeline.cli.output import console, print_json, state
-from backfill_pipeline.cli.session import open_session
+from backfill_pipeline.cli.session import named_source, open_session
 from backfill_pipeline.cli.tables import plain_table
 from backfill_pipeline.stages.reconcile import ReconciliationReport, currency_rows, equation, reconcile
 from backfill_pipeline.stages.work import open_work
@@ -20,8 +20,8 @@ _SHOWN = 20
 
 def reconcile_source(name: str, *, as_json: bool) -> ExitCode:
     """Compares a source with the ledger: a break is exit code 4, partitions that are not posted yet are 1."""
+    definition = named_source(name)
     with open_session() as session:
-        definition = session.source(name)
         session.registration(definition.id)
         report = reconcile(open_work(definition, session.places))
     if as_json:

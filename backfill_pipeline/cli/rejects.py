@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from backfill_pipeline.cli.output import console, print_json, remarks
-from backfill_pipeline.cli.session import open_session
+from backfill_pipeline.cli.session import named_source, open_session
 from backfill_pipeline.errors import UsageError
 from backfill_pipeline.ledger import rejects
 from backfill_pipeline.stages.reject_file import write_rejects
@@ -23,8 +23,9 @@ _RAW_SHOWN = 200
 
 def list_rejects(name: str, code: str | None, limit: int, *, as_json: bool) -> None:
     """Prints rejects in source order."""
+    definition = named_source(name)
     with open_session() as session:
-        registration = session.registration(session.source(name).id)
+        registration = session.registration(definition.id)
         found = rejects.list_rejects(session.connection, registration.id, limit=limit, code=code)
         counts = rejects.count_by_code(session.connection, registration.id)
     if as_json:
@@ -55,8 +56,9 @@ def list_rejects(name: str, code: str | None, limit: int, *, as_json: bool) -> N
 
 def export_rejects(name: str, out: Path | None) -> None:
     """Writes all rejects of a source's current revision as CSV."""
+    definition = named_source(name)
     with open_session() as session:
-        registration = session.registration(session.source(name).id)
+        registration = session.registration(definition.id)
         found = rejects.list_rejects(session.connection, registration.id)
     try:
         target = nullcontext(sys.stdout) if out is None else out.open("w", newline="", encoding="utf-8")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from backfill_pipeline.cli.exit_codes import ExitCode
 from backfill_pipeline.cli.output import console, print_json, remarks, state
 from backfill_pipeline.cli.progress import posting_progress
-from backfill_pipeline.cli.session import Session, dagster_instance, open_session
+from backfill_pipeline.cli.session import Session, dagster_instance, named_source, open_session
 from backfill_pipeline.errors import UsageError
 from backfill_pipeline.ledger import status
 from backfill_pipeline.ledger.registrations import Registration
@@ -29,6 +29,13 @@ if TYPE_CHECKING:
 
 _RANGE = re.compile(r"^([^.]+?)(?:\.\.([^.]+))?$")
 _FAILED_SHOWN = 10
+# What a run needs of Dagster and of the stages: imported while the server starts.
+_HEAVY = (
+    "dagster_postgres",
+    "backfill_pipeline.build",
+    "backfill_pipeline.orchestration.connections",
+    "backfill_pipeline.orchestration.launch",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,27 +74,26 @@ class RunResult:
 def run_source(name: str, partitions: str | None, *, as_json: bool, accept_changed: bool) -> ExitCode:
     """Registers a source and takes the wanted partitions through everything."""
     started = time.monotonic()
-    with open_session() as session:
-        definition = session.source(name)
-        with _launcher(session, definition) as (defs, instance):
-            from backfill_pipeline.orchestration.launch import launch_manifest
+    definition = named_source(name)
+    with open_session(meanwhile=_HEAVY) as session, _launcher(session, definition) as (defs, instance):
+        from backfill_pipeline.orchestration.launch import launch_manifest
 
-            manifest = launch_manifest(defs, instance, definition.id, accept_changed=accept_changed)
-            if not manifest.success:
-                return _print_result(_failed_result(definition.id, manifest, started), as_json=as_json)
-            registration = session.registration(definition.id)
-            keys = choose_partitions([partition.key for partition in registration.partitions], partitions)
-            result = _launch(
-                session, defs, instance, registration, [keys], started, before=manifest, quiet=as_json
-            )
+        manifest = launch_manifest(defs, instance, definition.id, accept_changed=accept_changed)
+        if not manifest.success:
+            return _print_result(_failed_result(definition.id, manifest, started), as_json=as_json)
+        registration = session.registration(definition.id)
+        keys = choose_partitions([partition.key for partition in registration.partitions], partitions)
+        result = _launch(
+            session, defs, instance, registration, [keys], started, before=manifest, quiet=as_json
+        )
     return _print_result(result, as_json=as_json)
 
 
 def resume_source(name: str, *, as_json: bool) -> ExitCode:
     """Takes the partitions that are not posted yet through everything."""
     started = time.monotonic()
-    with open_session() as session:
-        definition = session.source(name)
+    definition = named_source(name)
+    with open_session(meanwhile=_HEAVY) as session:
         registration = session.registration(definition.id)
         with _launcher(session, definition) as (defs, instance):
             from backfill_pipeline.orchestration.launch import contiguous_ranges

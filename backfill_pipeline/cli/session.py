@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from backfill_pipeline.cli.preload import preloading, work_from_now_on
 from backfill_pipeline.ledger.connection import Connection, connect
 from backfill_pipeline.ledger.migrate import migrate
 from backfill_pipeline.ledger.registrations import Registration, load
@@ -41,12 +42,6 @@ class Session:
 
         return Places(self.endpoint.ledger_url, self.settings.intermediates_dir, self.settings.rejects_dir)
 
-    def source(self, name: str) -> SourceDefinition:
-        """The source of this id, or of the file at this path."""
-        from backfill_pipeline.definition.catalogue import resolve_source
-
-        return resolve_source(name, self.settings.sources_dir, self.settings.registered_sources_dir)
-
     def registration(self, source_id: str) -> Registration:
         """The current registration of a source.
 
@@ -62,21 +57,34 @@ class Session:
 
 
 @contextmanager
-def open_session(*, migrated: bool = True) -> Iterator[Session]:
+def open_session(*, migrated: bool = True, meanwhile: Sequence[str] = ()) -> Iterator[Session]:
     """Opens the ledger of the environment, starting the embedded server when there is no other.
 
     Args:
         migrated: bring the schema up to date first.
+        meanwhile: modules that the command needs next; they are imported while the server starts.
     """
     settings = load_settings()
     settings.prepare_home()
-    with (
-        resolve_ledger(settings) as endpoint,
-        connect(endpoint.ledger_url, application_name="backfill command") as connection,
-    ):
-        if migrated:
-            migrate(connection)
+    with ExitStack() as stack:
+        with preloading(meanwhile):
+            endpoint = stack.enter_context(resolve_ledger(settings))
+            connection = stack.enter_context(
+                connect(endpoint.ledger_url, application_name="backfill command")
+            )
+            if migrated:
+                migrate(connection)
+        work_from_now_on()
         yield Session(settings, endpoint, connection)
+
+
+def named_source(name: str) -> SourceDefinition:
+    """The source of this id, or of the file at this path: found before any server is started for it."""
+    from backfill_pipeline.definition.catalogue import resolve_source
+
+    settings = load_settings()
+    settings.prepare_home()
+    return resolve_source(name, settings.sources_dir, settings.registered_sources_dir)
 
 
 @contextmanager
@@ -89,5 +97,7 @@ def dagster_instance(session: Session) -> Iterator[dg.DagsterInstance]:
     logging.getLogger().addHandler(logging.NullHandler())
     import dagster as dg
 
-    with dg.DagsterInstance.get() as instance:
+    from backfill_pipeline.orchestration.connections import kept_open
+
+    with dg.DagsterInstance.get() as instance, kept_open(instance):
         yield instance

@@ -16,10 +16,13 @@ import fcntl
 import hashlib
 import logging
 import os
+import select
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import dataclass
 from importlib import resources
@@ -42,8 +45,9 @@ _SOCKET_PATH_BYTES_MAX = (
 )
 _START_TIMEOUT_S = 300.0  # crash recovery replays up to max_wal_size
 _STOP_TIMEOUT_S = 120.0
+_FAST_SHUTDOWN = signal.SIGINT  # ends sessions, writes the checkpoint, is down in good order
 _LOCK_TIMEOUT_S = _START_TIMEOUT_S + _STOP_TIMEOUT_S
-_POLL_S = 0.02
+_POLL_S = 0.005  # a server starts in 30 ms and stops in 20
 
 _log = logging.getLogger(__name__)
 
@@ -154,12 +158,17 @@ class EmbeddedServer:
         files.write_config(socket_dir)
         if not files.log.is_dir():
             account.make_private_dir(files.log)
-        result = self._run(
-            "pg_ctl", "start", "--wait", "--silent", "--log=log/start.log", timeout_s=_START_TIMEOUT_S
+        started = account.start(
+            [binaries_dir(as_other_user=account.switch) / "postgres"],
+            cwd=files.root,
+            env={"PGDATA": str(files.data)},
+            log=files.log / "start.log",
         )
-        running = files.find_running() if result == "" else None
+        # Reaps it when it ends before we do: a zombie would look like a running server to who cannot look closer.
+        threading.Thread(target=started.wait, name="embedded server", daemon=True).start()
+        running = files.wait_until_ready(started)
         if running is None:
-            reason = files.last_log_line() or result or "it ended"
+            reason = files.last_log_line() or "it ended"
             raise EmbeddedServerError(
                 f"The embedded PostgreSQL of {self.home} did not start ({reason}): see {files.log}."
             )
@@ -204,25 +213,22 @@ class EmbeddedServer:
                 with contextlib.suppress(ProcessLookupError):
                     signal.pidfd_send_signal(self._pidfd, signal.SIGQUIT)
             return
-        failure = self._run(
-            "pg_ctl", "stop", "--mode=fast", "--wait", "--silent", f"--timeout={_STOP_TIMEOUT_S:.0f}",
-            timeout_s=_STOP_TIMEOUT_S + 10,
-        )  # fmt: skip
-        if failure and self._files.find_running():
-            _log.warning("The embedded PostgreSQL of %s goes on running (%s).", self.home, failure)
+        if not self._files.stop():
+            _log.warning(
+                "The embedded PostgreSQL of %s did not stop within %.0f s and goes on running.",
+                self.home,
+                _STOP_TIMEOUT_S,
+            )
             return
         self._files.remove_socket_dir(self.socket_dir)
 
-    def _run(self, program: str, *arguments: str, timeout_s: float, pgdata: Path | None = None) -> str:
-        """Runs a program of PostgreSQL; returns "" or the last line of its complaint.
-
-        The data directory is named by PGDATA, because pg_ctl passes its arguments through a shell.
-        """
+    def _run(self, program: str, *arguments: str, timeout_s: float, pgdata: Path) -> str:
+        """Runs a program of PostgreSQL; returns "" or the last line of its complaint."""
         result = self._account.run(
             [binaries_dir(as_other_user=self._account.switch) / program, *arguments],
             cwd=self._files.root,
-            env={"PGDATA": str(pgdata or self._files.data), "PGCTLTIMEOUT": f"{timeout_s:.0f}"},
-            timeout_s=timeout_s + 10,
+            env={"PGDATA": str(pgdata)},
+            timeout_s=timeout_s,
         )
         if result.returncode == 0:
             return ""
@@ -266,6 +272,50 @@ class _ServerFiles:
                 )
             time.sleep(_POLL_S)
 
+    def wait_until_ready(self, started: subprocess.Popen[bytes]) -> _Postmaster | None:
+        """The server that was just started, once it takes connections; None when it ended instead."""
+        while started.poll() is None:
+            lines = self._read_pid_file()
+            if lines[:1] == [str(started.pid)]:
+                return self.find_running()
+            time.sleep(_POLL_S)
+        return None
+
+    def stop(self) -> bool:
+        """Ends sessions and server in good order, and waits until it is gone; False when it takes too long."""
+        lines = self._read_pid_file()
+        if not lines or not lines[0].isdigit():
+            return True
+        try:
+            if sys.platform == "linux":
+                return self._stop_by_descriptor(int(lines[0]))
+            else:
+                return self._stop_by_number(int(lines[0]))
+        except ProcessLookupError:  # it is gone
+            return True
+
+    def _stop_by_number(self, pid: int) -> bool:
+        deadline = time.monotonic() + _STOP_TIMEOUT_S
+        os.kill(pid, _FAST_SHUTDOWN)
+        while self._is_alive(pid):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL_S)
+        return True
+
+    def _stop_by_descriptor(self, pid: int) -> bool:
+        assert sys.platform == "linux"
+        descriptor = os.pidfd_open(pid)
+        try:
+            if not self._is_alive(pid):  # asked after opening: from here on nobody else can have this number
+                return True
+            signal.pidfd_send_signal(descriptor, _FAST_SHUTDOWN)
+            ended = select.poll()
+            ended.register(descriptor, select.POLLIN)
+            return bool(ended.poll(_STOP_TIMEOUT_S * 1000))
+        finally:
+            os.close(descriptor)
+
     def _ready(self, pid: int, socket_dir: Path) -> _Postmaster:
         if not (socket_dir / _SOCKET_NAME).exists():
             raise EmbeddedServerError(
@@ -294,7 +344,7 @@ class _ServerFiles:
 
     def _is_alive(self, pid: int) -> bool:
         """Whether `pid` is the server of this data directory, and not a later process with the same number."""
-        if not Path("/proc/self/cwd").exists():  # not Linux: pg_ctl and the server's own checks have to do
+        if not Path("/proc/self/cwd").exists():  # not Linux: its number has to do
             try:
                 os.kill(pid, 0)
             except ProcessLookupError:

@@ -22,6 +22,10 @@ EMBEDDED_LEDGER_DATABASE = "ledger"
 EMBEDDED_DAGSTER_DATABASE = "dagster"
 _MAINTENANCE_DATABASE = "postgres"
 _CONNECT_TIMEOUT_S = 10
+# Dagster's records are a picture of the ledger, which is the truth: a power cut may take their last half second, and
+# the next command mends them. Whatever the ledger commits is on disk together with all that Dagster wrote before it,
+# so that the picture can say too little and never too much.
+_DAGSTER_OPTIONS = urlencode({"options": "-c synchronous_commit=off"}, quote_via=quote)
 _IN_NETLOC = ("user", "password", "dbname")
 
 
@@ -65,7 +69,7 @@ def resolve_ledger(settings: Settings) -> Iterator[LedgerEndpoint]:
         if given is None:
             server = stack.enter_context(embedded_server(settings.home))
             ledger_url = server.url(EMBEDDED_LEDGER_DATABASE)
-            dagster_url = server.url(EMBEDDED_DAGSTER_DATABASE)
+            dagster_url = f"{server.url(EMBEDDED_DAGSTER_DATABASE)}&{_DAGSTER_OPTIONS}"
         else:
             ledger_url = normalise_url(given.get_secret_value(), "LEDGER_DATABASE_URL")
             dagster_url = _sibling_url(ledger_url, suffix="_dagster")

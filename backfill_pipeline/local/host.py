@@ -59,7 +59,7 @@ class Account:
             return subprocess.run(  # a pinned wheel's programs, no shell, no input but paths
                 command,
                 cwd=cwd,  # entered before the user is switched: needs no permission of the account
-                env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC", **(env or {})},
+                env=_environment(env),
                 user=self.uid if self.switch else None,
                 group=self.gid if self.switch else None,
                 extra_groups=[] if self.switch else None,
@@ -75,10 +75,45 @@ class Account:
                 f"{Path(command[0]).name} did not finish within {timeout_s:g} s: see the server's log below {cwd}."
             ) from error
         except OSError as error:
-            raise EmbeddedServerError(
-                f"{command[0]} cannot be run as user {self.name} ({error.strerror}): set LEDGER_DATABASE_URL to use "
-                "a PostgreSQL server of your own."
-            ) from error
+            raise self._not_runnable(command[0], error) from error
+
+    def start(
+        self, command: list[str | Path], *, cwd: Path, env: Mapping[str, str], log: Path
+    ) -> subprocess.Popen[bytes]:
+        """Starts `command` as this account, as `run` does, and leaves it running in a session of its own.
+
+        Args:
+            command: the program and its arguments.
+            cwd: its working directory.
+            env: added to its environment.
+            log: the file that its output is added to; opened as the account, in whose directory it lies.
+        """
+        shell: list[str | Path] = ["/bin/sh", "-c", 'log="$1"; shift; exec "$@" >>"$log" 2>&1', "sh"]
+        try:
+            return subprocess.Popen(
+                [*shell, log, *command],
+                cwd=cwd,
+                env=_environment(env),
+                user=self.uid if self.switch else None,
+                group=self.gid if self.switch else None,
+                extra_groups=[] if self.switch else None,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C in our terminal is not meant for it
+            )
+        except OSError as error:
+            raise self._not_runnable(command[0], error) from error
+
+    def _not_runnable(self, program: str | Path, error: OSError) -> EmbeddedServerError:
+        return EmbeddedServerError(
+            f"{program} cannot be run as user {self.name} ({error.strerror}): set LEDGER_DATABASE_URL to use "
+            "a PostgreSQL server of your own."
+        )
+
+
+def _environment(added: Mapping[str, str] | None) -> dict[str, str]:
+    return {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC", **(added or {})}
 
 
 def server_account(directory: Path, data: Path) -> Account:
@@ -168,7 +203,7 @@ def _create_server_user() -> pwd.struct_passwd:
 
 @functools.cache
 def binaries_dir(*, as_other_user: bool) -> Path:
-    """The directory of `initdb`, `pg_ctl` and `postgres`, readable for the user that the server runs as.
+    """The directory of `initdb` and `postgres`, readable for the user that the server runs as.
 
     For root that is a copy below /var/lib, made once per version of the wheel: the virtual environment may lie below
     a directory that nobody else can enter, and that stays so.

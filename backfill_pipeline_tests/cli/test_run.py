@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -556,14 +556,17 @@ def test_a_wrong_password_is_one_sentence_and_a_right_one_is_kept_secret(
 
 def test_help_is_there_at_once(tmp_path: Path) -> None:
     Backfill(tmp_path, None)("--help")  # the first call may have to compile
-    started = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     outcome = Backfill(tmp_path, None)("--help")
     assert outcome.code == 0
-    assert time.monotonic() - started < 1
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # Time of the processor, not of the clock, which others use up as well.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
     code = (
-        "import sys\nfrom backfill_pipeline.cli.app import app\n"
-        "try:\n    app(['--help'])\nexcept SystemExit:\n    pass\n"
-        "print(sorted({'dagster', 'pandas', 'pyarrow', 'psycopg', 'pandera'} & set(sys.modules)), file=sys.stderr)"
+        "import sys\nfrom backfill_pipeline.cli import main\nsys.argv = ['backfill', '--help']\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'dagster', 'numpy', 'pandas', 'pandera', 'psycopg', 'pyarrow', 'pydantic', 'sqlalchemy'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )
     loaded = subprocess.run(
         [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True

@@ -150,6 +150,28 @@ def test_killed_server_is_started_again_with_its_data(home: Path) -> None:
     assert not _runs(again.pid)
 
 
+def test_server_that_cannot_start_says_why_at_once(home: Path) -> None:
+    with embedded_server(home) as server:
+        assert _runs(server.pid)
+    with (home / "postgres" / "data" / "postgresql.auto.conf").open("a") as config:
+        config.write("shared_buffers = 'plenty'\n")
+    started = time.monotonic()
+    with pytest.raises(EmbeddedServerError, match="did not start.*postgresql.auto.conf"):
+        embedded_server(home)
+    assert time.monotonic() - started < 5
+
+
+def test_server_goes_on_when_the_one_who_started_it_ends(home: Path) -> None:
+    process, pid = _other_user(home)
+    with embedded_server(home) as server:
+        assert server.pid == pid
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(20) == 0
+        assert _value(server, "SELECT 42") == 42
+    assert not _runs(pid)
+
+
 def test_address_stays_the_same_when_the_server_is_started_again(home: Path) -> None:
     with embedded_server(home) as server:
         address = server.url("postgres")

@@ -129,6 +129,14 @@ def test_embedded_ledger_has_both_databases_and_dagster_s_url_works_with_its_dri
         psycopg.connect(endpoint.ledger_url)
 
 
+def test_ledger_waits_for_the_disk_at_every_commit_and_dagster_does_not(scratch: Path) -> None:
+    with resolve_ledger(_settings(scratch / "home")) as endpoint:
+        with psycopg.connect(endpoint.ledger_url) as ledger:
+            assert ledger.execute("SHOW synchronous_commit").fetchone() == ("on",)
+        with sqlalchemy.create_engine(endpoint.dagster_url).connect() as connection:
+            assert connection.execute(sqlalchemy.text("SHOW synchronous_commit")).scalar() == "off"
+
+
 def test_stated_dagster_database_is_used_instead(scratch: Path) -> None:
     with resolve_ledger(_settings(scratch / "home")) as first:
         stated = first.ledger_url.replace("/ledger?", "/elsewhere?")
