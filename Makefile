@@ -2,12 +2,13 @@
 
 PYTHON ?=
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 # One worker per core; the tests have databases of their own.
 PYTEST := .venv/bin/python -m pytest --numprocesses auto
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo dev test test-slow lint types lock bench clean
+.PHONY: help demo dev test test-slow lint types lock bench bench-quick clean
 
 # A virtual environment knows its own absolute path. The stamp's name is made from it, so that a checkout that was
 # moved or copied gets a new environment instead of running the old one's code.
@@ -16,7 +17,7 @@ READY := .venv/.ready-$(HERE)
 CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
 
 demo: $(READY) ## run the bundled sample through the whole pipeline and show the outcome
 	@# The sample has dirty rows on purpose: exit code 3, "finished with rejects", is its success.
@@ -39,8 +40,12 @@ lint: $(READY) ## ruff: rules and format
 types: $(READY) ## mypy, strict
 	@.venv/bin/mypy
 
-bench: $(READY) ## speed against a plain COPY on this machine
-	@.venv/bin/python -m backfill_pipeline.bench
+bench: $(READY) ## speed against limits and rivals on this machine; writes docs/benchmarks.md (BENCH_ARGS=...)
+	@.venv/bin/python -m backfill_pipeline.bench --json docs/benchmarks.json --document docs/benchmarks.md \
+		--images docs/images $(BENCH_ARGS)
+
+bench-quick: $(READY) ## the ratios that matter, at a small size, in three minutes; writes nothing
+	@.venv/bin/python -m backfill_pipeline.bench --quick $(BENCH_ARGS)
 
 lock: ## renew requirements.lock: names, versions and hashes, for every Python from 3.11 on
 	@$(MAKE) --no-print-directory $(READY)

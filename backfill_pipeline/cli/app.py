@@ -7,7 +7,7 @@ Does not: what commands do (the other modules of this package).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -101,14 +101,20 @@ def generate(
     out: Annotated[Path, typer.Option(help="Folder for the export, its accounts and its source file.")],
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes on every machine.")] = 1,
     dirty: Annotated[
-        float, typer.Option(min=0, max=1, metavar="RATE", help="Share of spoilt rows, of every kind.")
+        float, typer.Option(min=0, max=0.5, metavar="RATE", help="Share of spoilt rows, of every kind.")
     ] = 0.0,
     name: Annotated[str, typer.Option(help="Id of the source.")] = "generated",
+    skew: Annotated[
+        float, typer.Option(min=0, max=0.5, metavar="SHARE", help="Share of all legs put on one account.")
+    ] = 0.0,
+    references: Annotated[
+        Literal["sequential", "uuid"], typer.Option(help="Counted, or random (from the seed as well).")
+    ] = "sequential",
 ) -> None:
     """Write a made-up bank export to try things on, with its accounts and a source file."""
     from backfill_pipeline.cli.generate import generate_export
 
-    generate_export(entries, accounts, out, seed, dirty, name)
+    generate_export(entries, accounts, out, seed, dirty, name, skew=skew, references=references)
 
 
 @app.command()

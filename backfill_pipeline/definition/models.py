@@ -23,6 +23,8 @@ from pydantic import (
     Field,
     PrivateAttr,
     Tag,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -394,6 +396,7 @@ class RunConfig(Model):
     parallel_workers: Annotated[int, _between(1, 16)] | None = None
     skip_duplicates: bool | None = None
     validate_balances: bool | None = None
+    online: bool | None = None
 
 
 def _metadata_keys(value: object) -> object:
@@ -420,9 +423,18 @@ class SourceDefinition(Model):
     unknown_accounts: Literal["reject", "create"] = "reject"
     partition_rows: Annotated[int, _between(1, 10_000_000)] | None = None
     max_error_rate: Annotated[float, _between(0, 1)] = 0.01
-    config: RunConfig = RunConfig()
+    online: bool = False
+    config: RunConfig = Field(default=RunConfig(), validate_default=True)
 
     _path: Path = PrivateAttr(default=Path())
+
+    @field_validator("config")
+    @classmethod
+    def _online_unless_it_says_otherwise(cls, config: RunConfig, others: ValidationInfo) -> RunConfig:
+        """An online source is the default of its runs; `online` comes before `config`, so it is read already."""
+        if config.online is None and others.data.get("online"):
+            return config.model_copy(update={"online": True})
+        return config
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -6,7 +6,8 @@ Does not: how their columns travel (`read_back.py`), comparing (`stages/comparis
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -40,6 +41,17 @@ def prepare(connection: Connection) -> None:
         connection.execute("SELECT brin_summarize_new_values('ledger_entries_batch_id_idx')")
 
 
+@contextmanager
+def _by_batch_index(connection: Connection) -> Iterator[None]:
+    """A transaction in which entries are read through the batch index, whatever the planner thinks.
+
+    Right after a load it has no statistics and would read the whole ledger for each partition, in several processes.
+    """
+    with connection.transaction():
+        connection.execute("SET LOCAL enable_seqscan = off; SET LOCAL max_parallel_workers_per_gather = 0")
+        yield
+
+
 def posted_entries(connection: Connection, partition_id: int, *, size_bytes: int = 0) -> pa.Table:
     """All entries that the batches of a partition posted (LEDGER_SCHEMA, any order).
 
@@ -48,7 +60,7 @@ def posted_entries(connection: Connection, partition_id: int, *, size_bytes: int
         partition_id: of the partition.
         size_bytes: about how large they are (see `read_back.read_entries`).
     """
-    with ledger_errors("read entries from"):
+    with ledger_errors("read entries from"), _by_batch_index(connection):
         batch_ids = [
             batch_id
             for (batch_id,) in connection.execute(
@@ -67,7 +79,7 @@ def posted_entries(connection: Connection, partition_id: int, *, size_bytes: int
 
 def opening_entry_counts(connection: Connection, source_id: str) -> tuple[int, int]:
     """How many opening entries a source's batches recorded as posted, and how many entries name those batches."""
-    with ledger_errors("read entries from"):
+    with ledger_errors("read entries from"), _by_batch_index(connection):
         row = connection.execute(
             "WITH batch AS (SELECT id, posted FROM backfill_batches WHERE source_id = %s AND kind = 'opening')"
             " SELECT (SELECT coalesce(sum(posted), 0)::bigint FROM batch),"

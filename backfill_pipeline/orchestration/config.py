@@ -39,6 +39,9 @@ class BackfillRunConfig(dg.Config):
     validate_balances: bool | None = Field(
         default=None, description="Check balances every checkpoint_interval batches."
     )
+    online: bool | None = Field(
+        default=None, description="Live postings go on meanwhile: small batches, one worker."
+    )
 
     def to_core(self) -> RunConfig:
         """The same as the core's model."""

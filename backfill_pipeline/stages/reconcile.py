@@ -104,8 +104,8 @@ def reconcile(work: SourceWork) -> ReconciliationReport:
     started = time.monotonic()
     report = ReconciliationReport(work.definition.id)
     with work.connect() as connection:
-        reconciliation.prepare(connection)
         with _examining_balances(work) as examined:
+            reconciliation.prepare(connection)
             outcomes = status.partition_outcomes(connection, work.registration.id)
             posted = [outcome for outcome in outcomes if outcome.status == "posted"]
             report.open_partitions = len(outcomes) - len(posted)

@@ -67,20 +67,22 @@ class PartitionRunner:
         """
         with ExitStack() as stack:
             stack.enter_context(source_lock(self.work.places.ledger_url, self.work.definition.id))
-            posters = self._posters(stack) if "posted" in self.selected else []
             preparing = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="prepare"))
+            stack.callback(self.stop.set)
+            # The first one while accounts are opened and opening balances posted.
+            prepared = {key: preparing.submit(self._prepare, key) for key in keys[:1]}
+            posters = self._posters(stack) if "posted" in self.selected else []
             posting = stack.enter_context(ThreadPoolExecutor(max(len(posters), 1), thread_name_prefix="post"))
             idle: deque[Poster] = deque(posters)
-            stack.callback(self.stop.set)
+            stack.callback(self.stop.set)  # again: what was entered last is left first
             pending: deque[Future[PartitionReport]] = deque()
             waiting = deque(keys)
             failed: list[PartitionReport] = []
             while waiting or pending:
                 while waiting and len(pending) <= max(len(posters), 1):
                     key = waiting.popleft()
-                    pending.append(
-                        posting.submit(self._finish, key, preparing.submit(self._prepare, key), idle)
-                    )
+                    frames = prepared.pop(key, None) or preparing.submit(self._prepare, key)
+                    pending.append(posting.submit(self._finish, key, frames, idle))
                 report = pending.popleft().result()
                 if report.error is not None:
                     failed.append(report)

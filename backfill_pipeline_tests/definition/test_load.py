@@ -57,6 +57,7 @@ WRONG = {
     ),
     "rate": ({"more": "max_error_rate: 1.5"}, ["max_error_rate is '1.5'", "0 to 1"]),
     "batch size": ({"more": "config: {batch_size: 0}"}, ["config.batch_size is '0'", "1 to 1000000"]),
+    "online": ({"more": "online: sometimes"}, ["online is 'sometimes'", "boolean"]),
     "retries": ({"more": "config: {max_retries: many}"}, ["config.max_retries is 'many'", "integer"]),
     "utf-16": ({"more": "csv: {encoding: utf-16}"}, ["csv.encoding is 'utf-16'", "latin-1"]),
     "no such codec": ({"more": "csv: {encoding: klingon}"}, ["csv.encoding is 'klingon'", "utf-8"]),
@@ -141,12 +142,29 @@ def test_paths_start_at_the_real_file_and_know_variables(
     assert load_definition(link).file == tmp_path / "elsewhere" / "export.csv"
 
 
+@pytest.mark.parametrize(
+    ("lines", "online"),
+    [
+        ("", None),
+        ("online: true\n", True),
+        ("online: false\n", None),
+        ("online: true\nconfig: {batch_size: 9}\n", True),
+        ("config: {batch_size: 9}\nonline: true\n", True),
+        ("online: true\nconfig: {online: false}\n", False),
+        ("config: {online: true}\n", True),
+    ],
+)
+def test_an_online_source_is_the_default_of_its_runs(define: Define, lines: str, online: bool | None) -> None:
+    assert define(lines).config.online is online
+
+
 def test_the_mapping_hash_changes_exactly_with_what_rows_become(define: Define, tmp_path: Path) -> None:
     (tmp_path / "map.csv").write_text("a,b\n1,2\n")
     section = "account_map: {file: map.csv, from: a, to: b}\n"
     before = define(section)
     same = define(
-        section + "description: other\nmax_error_rate: 0.5\npartition_rows: 7\nconfig: {batch_size: 9}\n"
+        section
+        + "description: other\nmax_error_rate: 0.5\npartition_rows: 7\nonline: true\nconfig: {batch_size: 9}\n"
     )
     assert mapping_sha256(same) == mapping_sha256(before)
     for changed, part in (

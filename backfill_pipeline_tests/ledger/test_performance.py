@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from backfill_pipeline.ledger import constraints
+from backfill_pipeline.ledger import constraints, reconciliation
 from backfill_pipeline.ledger.registrations import Registration
 from backfill_pipeline_tests.ledger.world import NOON, Entry, World, many
 
@@ -71,6 +71,45 @@ def test_a_small_batch_of_duplicates_does_not_read_a_large_ledger(
     assert (outcome.path, outcome.duplicates) == ("staging", 500)
     session.execute("SELECT pg_stat_force_next_flush()")
     assert world.value(scans) - before < ROWS // 10
+
+
+def test_reading_a_partition_back_does_not_read_a_large_ledger(world: World, bank: Registration) -> None:
+    """Also without statistics, as right after a load: the planner then thinks that a scan of everything is cheap."""
+    rows = many(ROWS, ACCOUNTS)
+    world.post(bank, rows)
+    small = world.register(source_id="small")
+    world.post(small, replaced(rows.slice(0, 100), reference_id=pa.array([f"R{n}" for n in range(100)])))
+    with world.connect() as session:
+        reconciliation.prepare(session)
+        session.execute("UPDATE pg_class SET reltuples = -1, relpages = 0 WHERE relname = 'ledger_entries'")
+        scans = "SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = 'ledger_entries'"
+        session.execute("SELECT pg_stat_force_next_flush()")
+        before = world.value(scans)
+        assert reconciliation.posted_entries(session, small.partitions[0].id).num_rows == 100
+        session.execute("SELECT pg_stat_force_next_flush()")
+        assert world.value(scans) == before
+
+
+def test_a_batch_is_read_from_its_own_pages_although_others_left_some_behind(
+    world: World, bank: Registration
+) -> None:
+    """Batches lie together, but here and there is a row of a much later one, as after posting two at a time."""
+    world.open("FROM", "TO")
+    world.connection.execute(
+        "INSERT INTO ledger_entries (ledger_id, debit_account_id, credit_account_id, amount, currency_code,"
+        " transaction_type, reference_id, timestamp_utc, batch_id)"
+        " SELECT 'M', 'FROM', 'TO', 1, 'USD', 'T', 'spread ' || n, now(),"
+        "        CASE WHEN n %% 300 = 0 THEN 40 ELSE n / %s END FROM generate_series(1, %s) AS n",
+        [ROWS // 40, ROWS],
+    )
+    reconciliation.prepare(world.connection)
+    world.connection.execute("SET enable_seqscan = off")
+    plan = world.value("EXPLAIN (ANALYZE, FORMAT json) SELECT * FROM ledger_entries WHERE batch_id = 20")[0][
+        "Plan"
+    ]
+    pages = world.value("SELECT pg_relation_size('ledger_entries') / 8192")
+    assert plan["Actual Rows"] > 0
+    assert plan["Lossy Heap Blocks"] < pages / 5
 
 
 def test_a_batch_that_repeats_one_reference(world: World, bank: Registration) -> None:

@@ -4,16 +4,19 @@ import csv
 import hashlib
 import itertools
 import json
+import subprocess
+import sys
 from collections import Counter, defaultdict
 from dataclasses import asdict
 from decimal import ROUND_HALF_EVEN, Decimal
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
 from backfill_pipeline.errors import UsageError
 from backfill_pipeline.local.dirt import DIRTY_KINDS
-from backfill_pipeline.local.generate import ACCOUNTS_MIN, GeneratedExport, generate
+from backfill_pipeline.local.generate import ACCOUNTS_MIN, GeneratedExport, References, generate
 from backfill_pipeline.money import minor_units
 from backfill_pipeline.schemas.rejects import RejectCode
 
@@ -49,6 +52,52 @@ def test_bytes_depend_on_the_arguments_alone(tmp_path: Path) -> None:
     assert digests == ["5a324ac918526cbd", "38e77ade410fbe13"]
 
 
+@pytest.mark.parametrize(
+    ("skew", "references", "digest"),
+    [
+        (0.5, "sequential", "4fe0a6028983a474"),
+        (0.0, "uuid", "24e31f6f6e01f14e"),
+        (0.1, "uuid", "35407c4e9c06a262"),
+    ],
+)
+def test_skewed_and_random_exports_depend_on_the_arguments_alone(
+    tmp_path: Path, skew: float, references: References, digest: str
+) -> None:
+    export = generate(120_000, 300, 42, 0.01, tmp_path, skew=skew, references=references)
+    assert hashlib.sha256(export.entries_file.read_bytes()).hexdigest()[:16] == digest
+
+
+def test_random_references_are_uuids_and_nothing_else_changes(tmp_path: Path) -> None:
+    counted = generate(2000, 40, 5, 0, tmp_path / "counted")
+    drawn = generate(2000, 40, 5, 0, tmp_path / "drawn", references="uuid")
+    references = [row["booking_id"] for row in _rows(drawn.entries_file)]
+    assert len(set(references)) == 2000
+    assert all(UUID(reference).version == 4 and str(UUID(reference)) == reference for reference in references)
+    without = [
+        [row | {"booking_id": ""} for row in _rows(export.entries_file)] for export in (counted, drawn)
+    ]
+    assert without[0] == without[1]
+
+
+def test_two_sources_of_one_seed_share_no_random_reference(tmp_path: Path) -> None:
+    one, two = (
+        {row["booking_id"] for row in _rows(made.entries_file)}
+        for made in (generate(1000, 40, 5, 0, tmp_path / name, name=name, references="uuid") for name in "ab")
+    )
+    assert not one & two
+
+
+@pytest.mark.parametrize(("skew", "low", "high"), [(0.05, 0.05, 0.06), (0.25, 0.245, 0.26), (0.5, 0.5, 0.5)])
+def test_skew_is_the_share_of_all_legs_on_one_account_and_on_both_sides(
+    tmp_path: Path, skew: float, low: float, high: float
+) -> None:
+    rows = _rows(generate(20_000, 1000, 5, 0, tmp_path, skew=skew).entries_file)
+    legs = {side: Counter(row[side] for row in rows) for side in ("debit_account", "credit_account")}
+    [(hot, count)] = (legs["debit_account"] + legs["credit_account"]).most_common(1)
+    assert low <= count / (2 * len(rows)) <= high
+    assert min(side[hot] for side in legs.values()) > 0.4 * count
+
+
 def test_another_seed_is_another_export(tmp_path: Path) -> None:
     one, two = (generate(100, 20, seed, 0, tmp_path / str(seed)) for seed in (1, 2))
     assert one.entries_file.read_bytes() != two.entries_file.read_bytes()
@@ -68,9 +117,9 @@ def test_expected_counts_add_up_and_codes_are_the_product_s(tmp_path: Path) -> N
     assert json.loads((tmp_path / "expected.json").read_text(encoding="utf-8")) == asdict(expected)
 
 
-@pytest.fixture(scope="module")
-def clean(tmp_path_factory: pytest.TempPathFactory) -> GeneratedExport:
-    return generate(20_000, 40, 5, 0, tmp_path_factory.mktemp("clean"))
+@pytest.fixture(scope="module", params=[0.0, 0.4], ids=["even", "skewed"])
+def clean(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> GeneratedExport:
+    return generate(20_000, 40, 5, 0, tmp_path_factory.mktemp("clean"), skew=request.param)
 
 
 def test_clean_rows_are_what_the_ledger_asks_for(clean: GeneratedExport) -> None:
@@ -149,3 +198,32 @@ def test_senseless_arguments_are_refused_in_a_sentence(
     with pytest.raises(UsageError, match=r"^Cannot .*\.$"):
         generate(entries, accounts, seed, dirty_rate, tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("skew", [0.51, -0.1, float("nan")])
+def test_more_than_half_of_all_legs_cannot_be_on_one_account(tmp_path: Path, skew: float) -> None:
+    with pytest.raises(UsageError, match=r"^Cannot put .* one account.*\.$"):
+        generate(10, 20, 1, 0, tmp_path / "none", skew=skew)
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.slow
+def test_five_million_entries_in_well_under_a_minute_and_in_flat_memory(tmp_path: Path) -> None:
+    code = (
+        "import sys, resource; from pathlib import Path; from backfill_pipeline.local.generate import generate;"
+        "generate(int(sys.argv[1]), 10_000, 1, 0.0, Path(sys.argv[2]), skew=0.5, references='uuid');"
+        "used = resource.getrusage(resource.RUSAGE_SELF); print(used.ru_utime + used.ru_stime, used.ru_maxrss)"
+    )
+    cpu_s, peak_kib = [], []
+    for entries in (1_000_000, 5_000_000):
+        printed = subprocess.run(
+            [sys.executable, "-c", code, str(entries), str(tmp_path)],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=CHECKOUT,
+        ).stdout.split()
+        cpu_s.append(float(printed[0]))
+        peak_kib.append(float(printed[1]))
+    assert cpu_s[1] < 30
+    assert peak_kib[1] < 1.1 * peak_kib[0]

@@ -51,9 +51,7 @@ def test_of_two_rows_with_one_reference_the_first_is_posted_however_slow(
 
     monkeypatch.setattr(posting, "post_batch", slowly)
     # Partitions of ten: rows 11 to 50 have the references of rows 1 to 10, 51 to 60 their own.
-    rows = [
-        entry(at, ref=f"R{at % 10}", amount=f"{at}.77") if at <= 50 else entry(at) for at in range(1, 61)
-    ]
+    rows = [entry(at, ref=f"R{at % 10}", amount=f"{at}.77") if at <= 50 else entry(at) for at in range(1, 61)]
     source = world.write("s", rows, config={"parallel_workers": "4"})
     world.post(source)
     posted = world.query("SELECT source_row FROM ledger_entries ORDER BY source_row")
