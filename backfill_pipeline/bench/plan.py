@@ -31,7 +31,7 @@ from backfill_pipeline.errors import UsageError
 _DISK_BYTES_PER_ENTRY = 2_000
 # Two servers keep WAL up to max_wal_size each, and a small ledger is not all of a server.
 _WAL_BYTES_PER_ENTRY = 1_500
-_WAL_BYTES_MAX = 4 << 30
+_WAL_BYTES_MAX = 8 << 30
 _DISK_BYTES_MIN = 1 << 29
 
 _ACCOUNTS_SHARE = 100  # entries per account

@@ -6,9 +6,9 @@ Does not: what is in them (`schemas/`).
 A folder is named after the fingerprints of source and mapping, so what another export or mapping left behind can
 never be taken for this one's.
 
-A file is an Arrow IPC stream (`pyarrow.ipc.open_stream` reads it) with the SHA-256 of its bytes after it. Not Parquet: a
-file is written once and read once or twice, and Parquet's encodings took three times as long as everything that the
-stage itself did (docs/decisions/intermediates.md).
+A file is an Arrow IPC stream (`pyarrow.ipc.open_stream` reads it) with the SHA-256 of its bytes after it. Not Parquet:
+a file is written once and read once or twice, and writing Parquet took two fifths of all that preparing a partition
+takes (docs/decisions/intermediates.md).
 """
 
 from __future__ import annotations

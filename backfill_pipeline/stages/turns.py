@@ -45,7 +45,7 @@ class Turns:
             self._open[key] = _Turn(references, after)
 
     def wait(self, key: str) -> None:
-        """Returns once every earlier partition with a reference in common has left. No-op for one that never entered."""
+        """Returns once every earlier partition with a reference in common has left; at once if it never entered."""
         with self._lock:
             turn = self._open.get(key)
         for earlier_is_over in turn.after if turn is not None else ():
