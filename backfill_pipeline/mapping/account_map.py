@@ -11,7 +11,8 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from backfill_pipeline.definition.models import AccountMap, CsvDialect
+from backfill_pipeline.definition.accounts import AccountMap
+from backfill_pipeline.definition.formats import CsvDialect
 from backfill_pipeline.errors import SourceFileError
 from backfill_pipeline.mapping.rows import Rows
 from backfill_pipeline.schemas.extracted import ERROR_CODE, ERROR_REASON, SOURCE_LINE, extracted_schema

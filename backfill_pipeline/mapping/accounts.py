@@ -13,13 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from backfill_pipeline.definition.models import (
-    CURRENCY_PLACEHOLDER,
-    Accounts,
-    Opening,
-    SourceDefinition,
-    rule_columns,
-)
+from backfill_pipeline.definition.accounts import CURRENCY_PLACEHOLDER, Accounts, Opening
+from backfill_pipeline.definition.fields import rule_columns
+from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.errors import SourceFileError
 from backfill_pipeline.mapping.account_map import read_account_map, read_small_file
 from backfill_pipeline.mapping.amounts import Numbers

@@ -11,7 +11,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from backfill_pipeline.definition.models import NumberRule
+from backfill_pipeline.definition.fields import NumberRule
 from backfill_pipeline.money import AMOUNT_DIGITS, AMOUNT_SCALE, AMOUNT_TYPE
 from backfill_pipeline.schemas.row_errors import RowErrors
 

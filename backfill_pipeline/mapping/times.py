@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from backfill_pipeline.definition.models import ISO_FORMAT, TimeRule
+from backfill_pipeline.definition.fields import ISO_FORMAT, TimeRule
 from backfill_pipeline.mapping.zones import (
     END_MICROS,
     FIRST_MICROS,

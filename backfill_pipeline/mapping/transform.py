@@ -12,15 +12,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from backfill_pipeline.definition.models import (
+from backfill_pipeline.definition.fields import (
     AccountRule,
     ColumnRule,
     ConstantRule,
     GeneratedReferenceRule,
     NumberRule,
-    SourceDefinition,
     TextRule,
 )
+from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.mapping.account_map import AccountLookup, read_account_map
 from backfill_pipeline.mapping.amounts import Numbers, parse_numbers
 from backfill_pipeline.mapping.metadata import json_objects

@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.csv as arrow_csv
 
 from backfill_pipeline.definition.encodings import is_utf8
-from backfill_pipeline.definition.models import CsvDialect, SourceDefinition
+from backfill_pipeline.definition.formats import CsvDialect
+from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.errors import SourceChangedError, SourceFileError
 from backfill_pipeline.schemas.extracted import RESERVED_NAMES, extracted_schema
 from backfill_pipeline.schemas.rejects import RejectCode

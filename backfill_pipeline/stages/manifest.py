@@ -10,8 +10,9 @@ import os
 import shutil
 from dataclasses import dataclass
 
+from backfill_pipeline.definition.fields import GeneratedReferenceRule
 from backfill_pipeline.definition.load import mapping_sha256
-from backfill_pipeline.definition.models import GeneratedReferenceRule, SourceDefinition
+from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.ledger import registrations
 from backfill_pipeline.ledger.connection import connect, source_lock
 from backfill_pipeline.ledger.registrations import (

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from backfill_pipeline.definition.models import GeneratedReferenceRule
+from backfill_pipeline.definition.fields import GeneratedReferenceRule
 from backfill_pipeline.errors import TooManyRejectsError
 from backfill_pipeline.ledger import registrations, rejects, source_data
 from backfill_pipeline.ledger.connection import ledger_errors

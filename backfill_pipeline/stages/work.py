@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from backfill_pipeline.definition.fields import GeneratedReferenceRule
 from backfill_pipeline.definition.load import mapping_parts
-from backfill_pipeline.definition.models import GeneratedReferenceRule, SourceDefinition
+from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.errors import SourceChangedError, UsageError
 from backfill_pipeline.ledger import registrations
 from backfill_pipeline.ledger.connection import Connection, connect

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from backfill_pipeline.definition.fields import ConstantRule
 from backfill_pipeline.definition.load import load_definition, mapping_parts, mapping_sha256
-from backfill_pipeline.definition.models import ConstantRule, SourceDefinition
+from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.errors import SourceDefinitionError
 from backfill_pipeline_tests.definition.conftest import YAML
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from backfill_pipeline.definition.formats import CsvDialect
 from backfill_pipeline.definition.load import parse_definition
-from backfill_pipeline.definition.models import CsvDialect
 from backfill_pipeline.mapping.transform import compile_mapping
 from backfill_pipeline.schemas.extracted import to_arrow, to_pandas
 from backfill_pipeline.schemas.frames import REJECTS_SCHEMA

@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from backfill_pipeline.definition.models import CsvDialect
+from backfill_pipeline.definition.formats import CsvDialect
 from backfill_pipeline.errors import SourceChangedError, SourceFileError
 from backfill_pipeline.sources import csv_reader, csv_records, protocol
 from backfill_pipeline.sources.csv_reader import CsvReader

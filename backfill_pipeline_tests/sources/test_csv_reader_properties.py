@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backfill_pipeline.definition.models import CsvDialect
+from backfill_pipeline.definition.formats import CsvDialect
 from backfill_pipeline.schemas.extracted import RESERVED_NAMES
 from backfill_pipeline.sources import csv_records
 from backfill_pipeline.sources.csv_reader import CsvReader
