@@ -21,7 +21,7 @@ DEFAULT_CHECKPOINT_INTERVAL = 10
 ONLINE_CHECKPOINT_INTERVAL = DEFAULT_CHECKPOINT_INTERVAL * DEFAULT_BATCH_SIZE // ONLINE_BATCH_SIZE
 DEFAULT_MAX_RETRIES = 3
 DEFAULT_RETRY_DELAY_MS = 1_000
-# While one batch is in its trigger, the next one is copied: 0.9 of the rate of a plain COPY, against 0.7 with one.
+# While one batch is in its trigger, the next one is copied: 0.88 of the rate of a plain COPY, against 0.7 with one.
 # More than two would wait for each other's accounts.
 DEFAULT_PARALLEL_WORKERS = 2
 # A second batch under way would keep as many accounts again from live postings.
