@@ -9,6 +9,7 @@ their own (RssAnon) is added up at each sample, and shared memory, which all of 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,9 +58,17 @@ def _tree(pid: int) -> list[int]:
     """A process and its descendants. Asked of the kernel per process: going through all of /proc costs too much."""
     found = [pid]
     for parent in found:
-        for children in (_PROC / str(parent) / "task").glob("*/children"):
-            found.extend(int(child) for child in _read(children).split())
+        tasks = _PROC / str(parent) / "task"
+        for task in _listed(tasks):
+            found.extend(int(child) for child in _read(tasks / task / "children").split())
     return found
+
+
+def _listed(directory: Path) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except OSError:  # ended meanwhile
+        return []
 
 
 def _status(pid: int) -> dict[str, int]:
