@@ -74,6 +74,26 @@ def plain_text(amounts: pa.Array) -> pa.Array:
     return pc.binary_join_element_wise(sign, whole, point, fraction, "")
 
 
+def rescaled(amounts: pa.Array, decimals: int) -> pa.Array:
+    """Amounts with fewer decimals: decimal128(38, decimals).
+
+    Arrow (26.0) divides some integers above 2^62 wrongly, notices it, and calls that a loss of data:
+    18446744072079056827 has no decimals, and still cannot be cast to scale 0. Such columns go through their text.
+
+    Args:
+        amounts: AMOUNT_TYPE, contiguous; none has more decimals than asked for.
+        decimals: 0 to 18.
+
+    Raises:
+        pyarrow.ArrowInvalid: an amount has more decimals.
+    """
+    kind = pa.decimal128(AMOUNT_DIGITS, decimals)
+    try:
+        return pc.cast(amounts, kind)
+    except pa.ArrowInvalid:
+        return pc.cast(plain_text(amounts), kind)
+
+
 def round_half_even(amount: Decimal, decimals: int) -> Decimal:
     """Rounds to a number of decimals, halves to the even neighbour, exactly for every amount the ledger can hold.
 

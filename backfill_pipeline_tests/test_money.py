@@ -1,4 +1,4 @@
-from decimal import Decimal
+from decimal import Context, Decimal
 
 import pyarrow as pa
 import pytest
@@ -11,8 +11,11 @@ from backfill_pipeline.money import (
     currency_decimals,
     minor_units,
     plain_text,
+    rescaled,
     round_half_even,
 )
+
+EXACT = Context(prec=60)
 
 
 @pytest.mark.parametrize(
@@ -58,3 +61,24 @@ def test_amounts_are_written_as_people_write_them(amounts: list[Decimal | None],
         assert text is None or (
             "E" not in text and not (text.endswith(".") or ("." in text and text.endswith("0")))
         )
+
+
+# Near what a division by words of 32 bits gets wrong: one of all ones in the middle.
+HARD = st.builds(
+    lambda high, low: high * 2**64 + (2**32 - 1) * 2**32 + low, st.integers(0, 5), st.integers(0, 2**32 - 1)
+)
+
+
+@given(st.lists(HARD | st.integers(-(10**20) + 1, 10**20 - 1) | st.none(), min_size=1), st.integers(0, 18))
+def test_rescaling_keeps_every_amount(counts: list[int | None], decimals: int) -> None:
+    amounts = [
+        None if one is None or one >= 10**20 else Decimal(one).scaleb(-decimals, EXACT) for one in counts
+    ]
+    found = rescaled(pa.array(amounts, AMOUNT_TYPE), decimals)
+    assert found.type == pa.decimal128(38, decimals)
+    assert found.to_pylist() == amounts
+
+
+def test_rescaling_never_drops_a_decimal() -> None:
+    with pytest.raises(pa.ArrowInvalid):
+        rescaled(pa.array([Decimal("0.05")], AMOUNT_TYPE), 1)

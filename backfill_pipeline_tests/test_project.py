@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "schemas": BASE,
     "sources": ("definition", "schemas", *BASE),
     "mapping": ("definition", "schemas", "sources", *BASE),
+    "profiling": ("definition", "mapping", "schemas", "sources", *BASE),
     "ledger": ("schemas", *BASE),
     "local": BASE,
     "stages": ("definition", "ledger", "mapping", "schemas", "sources", *BASE),

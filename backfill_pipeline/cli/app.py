@@ -26,6 +26,8 @@ constraints_app = typer.Typer(
 )
 rejects_app = typer.Typer(no_args_is_help=True, help="Rows that were rejected, with their reasons.")
 db_app = typer.Typer(no_args_is_help=True, help="The ledger's database.")
+sources_app = typer.Typer(no_args_is_help=True, help="Source definitions: list, check and try them.")
+app.add_typer(sources_app, name="sources")
 app.add_typer(constraints_app, name="constraints")
 app.add_typer(rejects_app, name="rejects")
 app.add_typer(db_app, name="db")
@@ -118,6 +120,20 @@ def generate(
 
 
 @app.command()
+def profile(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A delimited text file.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DRAFT.yaml", help="Write a first draft of a source file here.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Look at an unknown export: how it is written, what its columns hold, which fields they may feed."""
+    from backfill_pipeline.cli.profile import profile_export
+
+    raise typer.Exit(profile_export(file, out, as_json=json))
+
+
+@app.command()
 def up(
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Port of the UI; by default a free one.")
@@ -128,6 +144,52 @@ def up(
     from backfill_pipeline.cli.up import start_ui
 
     raise typer.Exit(start_ui(host, port))
+
+
+@sources_app.command("list")
+def sources_list(json: Json = False) -> None:
+    """List every source: its file, what was run of it, or what is wrong with its definition."""
+    from backfill_pipeline.cli.sources import list_sources
+
+    raise typer.Exit(list_sources(as_json=json))
+
+
+@sources_app.command("check")
+def sources_check(
+    source: Source,
+    rows: Annotated[int, typer.Option(min=1, max=1_000_000, help="Rows to map and validate.")] = 1000,
+    json: Json = False,
+) -> None:
+    """Say everything that is wrong with a definition and its files, and what its first rows would become.
+
+    Exit codes: 0 good, 2 the definition or a file is wrong, 3 rows would be rejected. Needs no database.
+    """
+    from backfill_pipeline.cli.sources import check_source
+
+    raise typer.Exit(check_source(source, rows, as_json=json))
+
+
+@sources_app.command("preview")
+def sources_preview(
+    source: Source,
+    rows: Annotated[int, typer.Option(min=1, max=100_000, help="At most so many rows.")] = 10,
+    from_line: Annotated[
+        int, typer.Option("--from", min=1, metavar="LINE", help="The line of the file to begin with.")
+    ] = 1,
+    json: Json = False,
+) -> None:
+    """Show rows before and after mapping, with what is wrong below them. Posts nothing and needs no database."""
+    from backfill_pipeline.cli.sources import preview_source
+
+    raise typer.Exit(preview_source(source, rows, from_line, as_json=json))
+
+
+@sources_app.command("schema")
+def sources_schema() -> None:
+    """Print the JSON Schema of a source definition, for editors."""
+    from backfill_pipeline.cli.sources import print_schema
+
+    print_schema()
 
 
 @constraints_app.command("apply")
@@ -161,7 +223,7 @@ def rejects_list(
     limit: Annotated[int, typer.Option(min=1, help="At most so many rows.")] = 50,
     json: Json = False,
 ) -> None:
-    """List rejected rows with line, code, field and reason."""
+    """List rejected rows with line, code, field and reason, and how those ended that were repaired."""
     from backfill_pipeline.cli.rejects import list_rejects
 
     list_rejects(source, code, limit, as_json=json)
@@ -174,10 +236,26 @@ def rejects_export(
         Path | None, typer.Option(help="The CSV file to write; by default standard output.")
     ] = None,
 ) -> None:
-    """Write all rejected rows as CSV, safe to open in a spreadsheet."""
+    """Write all open rejects as CSV, with the source's columns and a hint each, safe to open in a spreadsheet."""
     from backfill_pipeline.cli.rejects import export_rejects
 
     export_rejects(source, out)
+
+
+@rejects_app.command("replay")
+def rejects_replay(
+    source: Source,
+    file: Annotated[Path, typer.Option(help="An export of rejects whose cells were repaired.")],
+    json: Json = False,
+) -> None:
+    """Send repaired rows through the pipeline again: the same mapping, the same checks, each row once.
+
+    Exit codes: 0 every row of the file is in the ledger, 1 failed, 2 usage, 3 some stay rejected, 4 reconciliation
+    break.
+    """
+    from backfill_pipeline.cli.rejects import replay
+
+    raise typer.Exit(replay(source, file, as_json=json))
 
 
 @db_app.command("migrate")

@@ -15,8 +15,9 @@ from rich.console import Console
 
 # Results go to standard output, progress and remarks to standard error: `backfill run … --json | jq` works.
 # Nothing is wrapped: a terminal does that itself, and a pipe must get whole lines.
-console = Console(highlight=False, soft_wrap=True)
-remarks = Console(stderr=True, highlight=False, soft_wrap=True)
+# Nor is anything turned into emoji: "root:x:0" in a raw record stays what it is.
+console = Console(highlight=False, soft_wrap=True, emoji=False)
+remarks = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 STATE_STYLES = {
     "posted": "green",

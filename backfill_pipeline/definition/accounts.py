@@ -10,8 +10,9 @@ from typing import Final, Literal, Self
 from pydantic import AwareDatetime, Field, model_validator
 
 from backfill_pipeline.definition.base import Model, Name, problem
-from backfill_pipeline.definition.fields import AccountField, AnyRule, ConstantRule, NumberField, TextField
+from backfill_pipeline.definition.fields import AccountField, AnyRule, ConstantRule, TextField
 from backfill_pipeline.definition.formats import CsvDialect
+from backfill_pipeline.definition.numbers import BalanceField
 
 
 class AccountMap(Model):
@@ -47,7 +48,7 @@ class AccountFields(Model):
     currency_code: TextField
     asset_type: TextField = ConstantRule(constant="fiat")
     normal_side: TextField = ConstantRule(constant="debit")
-    opening_balance: NumberField | None = None
+    opening_balance: BalanceField | None = None
 
     def rules(self) -> dict[str, AnyRule]:
         """Field → rule, without the fields that have none."""

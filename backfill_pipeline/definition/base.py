@@ -7,7 +7,7 @@ Does not: any section of a definition (the other modules of this package).
 from typing import Annotated
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
 
 
@@ -67,6 +67,13 @@ def between(low: float, high: float) -> AfterValidator:
 
     return AfterValidator(check)
 
+
+def _column_rule(value: object) -> object:
+    return {"column": value} if isinstance(value, str) else value
+
+
+PlainColumn = BeforeValidator(_column_rule)
+"""A plain text is short for `{column: text}`."""
 
 ZoneName = Annotated[str, AfterValidator(_zone_name)]
 Character = Annotated[str, AfterValidator(_one_ascii_character)]

@@ -4,11 +4,11 @@ Belongs here: names, types, ranges and defaults of these keys.
 Does not: what columns mean (`fields.py`), reading (`sources/`).
 """
 
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
-from backfill_pipeline.definition.base import Character, Model, Name, problem
+from backfill_pipeline.definition.base import Character, Model, Name, between, problem
 from backfill_pipeline.definition.encodings import check_encoding
 
 
@@ -20,11 +20,16 @@ class CsvDialect(Model):
     encoding: str = "utf-8"
     header: bool = True
     columns: tuple[Name, ...] | None = None
+    comment: Character | None = None
+    skip_lines: Annotated[int, between(0, 1000)] = 0
+    skip_footer_lines: Annotated[int, between(0, 1000)] = 0
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.delimiter == self.quote:
             raise problem("must differ from delimiter", "quote", self.quote)
+        if self.comment is not None and self.comment in (self.delimiter, self.quote):
+            raise problem("must differ from delimiter and quote", "comment", self.comment)
         if self.header and self.columns is not None:
             raise problem(
                 'is only for files without a header line: remove it, or set "header: false"', "columns"
@@ -36,3 +41,57 @@ class CsvDialect(Model):
         if reason := check_encoding(self.encoding, self.delimiter, self.quote):
             raise problem(reason, "encoding", self.encoding)
         return self
+
+
+class ParquetFormat(Model):
+    """What a Parquet file does not say itself: how many decimals the floats of a column stand for."""
+
+    float_decimals: dict[Name, Annotated[int, between(0, 18)]] = Field(default_factory=dict)
+
+
+class FixedColumn(Model):
+    """A column of a fixed-width file: from and to (characters, counted from 1, both included), or its width."""
+
+    name: Name
+    from_: Annotated[int, between(1, 100_000)] | None = Field(default=None, alias="from")
+    to: Annotated[int, between(1, 100_000)] | None = None
+    width: Annotated[int, between(1, 100_000)] | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.to is None) == (self.width is None):
+            raise problem("needs either to or width", value=self.name)
+        if self.to is not None and self.from_ is None:
+            raise problem("is needed with to", "from")
+        if self.to is not None and self.from_ is not None and self.to < self.from_:
+            raise problem("must not be less than from", "to", str(self.to))
+        return self
+
+
+class FixedFormat(Model):
+    """How a fixed-width file is written."""
+
+    columns: Annotated[tuple[FixedColumn, ...], Field(min_length=1)]
+    encoding: str = "utf-8"
+    skip_lines: Annotated[int, between(0, 1000)] = 0
+    skip_footer_lines: Annotated[int, between(0, 1000)] = 0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(self.places()) != len(self.columns):
+            raise problem("names a column twice", "columns", ", ".join(one.name for one in self.columns))
+        if reason := check_encoding(self.encoding, "\n", None):
+            raise problem(reason, "encoding", self.encoding)
+        return self
+
+    def places(self) -> dict[str, tuple[int, int]]:
+        """Column → the characters [first, stop) that it takes, counted from 0. Without from, it begins where the column
+        before ends.
+        """
+        found: dict[str, tuple[int, int]] = {}
+        stop = 0
+        for column in self.columns:
+            first = stop if column.from_ is None else column.from_ - 1
+            stop = first + column.width if column.width is not None else column.to or 0
+            found[column.name] = (first, stop)
+        return found

@@ -1,10 +1,9 @@
 """From a YAML file to a `SourceDefinition`, and from a definition to what identifies its mapping.
 
-Belongs here: YAML, paths and environment variables, the wording of every error in a definition, hashes.
-Does not: what is allowed (`definition.py`).
+Belongs here: YAML, paths and environment variables, hashes.
+Does not: what is allowed (`models.py`), the wording of errors (`wording.py`).
 """
 
-import difflib
 import hashlib
 import json
 import os
@@ -15,9 +14,9 @@ from typing import Final
 
 import yaml
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from backfill_pipeline.definition.models import SourceDefinition
+from backfill_pipeline.definition.wording import kind_of, reason_of, sentence
 from backfill_pipeline.errors import SourceDefinitionError, SourceFileError
 
 MAPPING_LANGUAGE_VERSION: Final = 1
@@ -45,8 +44,8 @@ def load_definition(path: Path) -> SourceDefinition:
             f"{path}: is not UTF-8 text: save the source definition as UTF-8."
         ) from None
     except OSError as error:
-        raise SourceDefinitionError(f"{path}: cannot be read: {_reason(error)}.") from None
-    return parse_definition(_parse_yaml(text, path), path)
+        raise SourceDefinitionError(f"{path}: cannot be read: {reason_of(error)}.") from None
+    return parse_definition(parse_yaml(text, path), path)
 
 
 def parse_definition(data: object, path: Path) -> SourceDefinition:
@@ -61,12 +60,12 @@ def parse_definition(data: object, path: Path) -> SourceDefinition:
     """
     if not isinstance(data, Mapping):
         raise SourceDefinitionError(
-            f"{path}: must be a mapping of keys to values (id, type, file, fields, …), not {_kind(data)}."
+            f"{path}: must be a mapping of keys to values (id, type, file, fields, …), not {kind_of(data)}."
         )
     try:
-        definition = SourceDefinition.model_validate(_with_paths(data, path))
+        definition = SourceDefinition.model_validate(with_paths(data, path))
     except ValidationError as error:
-        raise SourceDefinitionError(_sentence(path, error)) from None
+        raise SourceDefinitionError(sentence(path, error)) from None
     definition._path = path
     return definition
 
@@ -74,11 +73,11 @@ def parse_definition(data: object, path: Path) -> SourceDefinition:
 def mapping_parts(definition: SourceDefinition) -> dict[str, str]:
     """Section of the definition → SHA-256 of all in it that decides what rows become.
 
-    Paths do not count, the content of the account map and accounts files does. Description, config, online, error rate
-    and partition size do not: they may change between two tries.
+    Paths do not count, the content of the account map, lookup and accounts files does. Description, config, online,
+    error rate and partition size do not: they may change between two tries.
 
     Raises:
-        SourceFileError: an account map or accounts file cannot be read.
+        SourceFileError: an account map, lookup or accounts file cannot be read.
     """
     # Without defaults: a release that adds an optional key must not change the mapping of every source there is. One
     # that changes a default raises MAPPING_LANGUAGE_VERSION.
@@ -88,6 +87,15 @@ def mapping_parts(definition: SourceDefinition) -> dict[str, str]:
     }
     parts["language"] = MAPPING_LANGUAGE_VERSION
     account_map, accounts = definition.account_map, definition.accounts
+    for section in ("columns", "rules", "member", "fixed", "parquet"):
+        # Only where there are any: sources from before them keep their hash.
+        if section in whole:
+            parts[section] = whole[section]
+    if definition.lookups:
+        parts["lookups"] = {
+            name: _with_content(whole["lookups"][name], lookup.file)
+            for name, lookup in definition.lookups.items()
+        }
     parts["account_map"] = account_map and _with_content(whole["account_map"], account_map.file)
     parts["accounts"] = accounts and _with_content(whole["accounts"], accounts.file)
     return {key: _sha256(parts[key]) for key in sorted(parts)}
@@ -101,13 +109,14 @@ def mapping_sha256(definition: SourceDefinition) -> str:
 # --- YAML -------------------------------------------------------------------------------------------------------
 
 
-class _TextLoader(yaml.SafeLoader):
+class TextLoader(yaml.SafeLoader):
     """Safe YAML in which every scalar is text, as written, but for null; the models turn text into numbers.
 
     YAML's own guesses would turn the account 00123 into 83, the country NO into false and 1e3 into a float.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
+        """A mapping; a key that is given twice is an error, with both lines."""
         seen: dict[str, int] = {}
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value != "<<":
@@ -121,7 +130,7 @@ class _TextLoader(yaml.SafeLoader):
         return mapping
 
 
-_TextLoader.yaml_implicit_resolvers = {
+TextLoader.yaml_implicit_resolvers = {
     first: [
         (tag, pattern)
         for tag, pattern in resolvers
@@ -131,9 +140,10 @@ _TextLoader.yaml_implicit_resolvers = {
 }
 
 
-def _parse_yaml(text: str, path: Path) -> object:
+def parse_yaml(text: str, path: Path) -> object:
+    """What a YAML text holds, every scalar as text; raises SourceDefinitionError, with the YAML error as context."""
     try:
-        return yaml.load(text, Loader=_TextLoader)  # noqa: S506  a SafeLoader with fewer conversions
+        return yaml.load(text, Loader=TextLoader)  # noqa: S506  a SafeLoader with fewer conversions
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         if mark is None:
@@ -148,10 +158,12 @@ def _parse_yaml(text: str, path: Path) -> object:
 # --- paths ------------------------------------------------------------------------------------------------------
 
 
-def _with_paths(data: Mapping[object, object], path: Path) -> dict[object, object]:
+def with_paths(data: Mapping[object, object], path: Path) -> dict[object, object]:
     """A copy in which every file path is absolute and its variables are expanded."""
     copied = dict(data)
-    for *outer, key in _FILE_KEYS:
+    lookups = data.get("lookups")
+    more = [("lookups", str(name), "file") for name in lookups] if isinstance(lookups, Mapping) else []
+    for *outer, key in (*_FILE_KEYS, *more):
         holder = copied
         for name in outer:
             inner = holder.get(name)
@@ -162,6 +174,11 @@ def _with_paths(data: Mapping[object, object], path: Path) -> dict[object, objec
             value = holder.get(key)
             if isinstance(value, str):
                 holder[key] = str(_absolute(value, path, ".".join([*outer, key])))
+    if isinstance(files := copied.get("files"), str | list):
+        copied["files"] = [
+            str(_absolute(one, path, "files")) if isinstance(one, str) else one
+            for one in ([files] if isinstance(files, str) else files)
+        ]
     return copied
 
 
@@ -184,69 +201,6 @@ def _absolute(text: str, path: Path, key: str) -> Path:
     return (path.resolve().parent / Path(expanded).expanduser()).resolve()
 
 
-# --- wording ----------------------------------------------------------------------------------------------------
-
-
-def _sentence(path: Path, error: ValidationError) -> str:
-    """The first problem as one sentence; how many more there are."""
-    details = error.errors()
-    first = details[0]
-    others = f" ({len(details) - 1} more problems in this file)" if len(details) > 1 else ""
-    others = others.replace("1 more problems", "1 more problem")
-    return f"{path}: {_problem_text(first)}{others}."
-
-
-def _problem_text(detail: ErrorDetails) -> str:
-    context = detail.get("ctx", {})
-    place = [str(part) for part in detail["loc"] if not str(part).startswith("<")]
-    kind = detail["type"]
-    if kind == "unknown_key":
-        return _unknown_key(".".join(place), str(context["key"]), list(context["allowed"]))
-    if kind == "problem":
-        key = ".".join([*place, *filter(None, [context.get("key")])])
-        link = "" if context.get("value") is None else ", which"
-        return f"{key}{_shown(context.get('value'))}{link} {context['text']}".strip()
-    key = ".".join(place)
-    if kind == "missing":
-        return f"{key} is missing"
-    if kind in ("model_type", "model_attributes_type", "dict_type"):
-        return f"{key} must be a mapping of keys to values, not {_kind(detail['input'])}"
-    return f"{key}{_shown(detail['input'])}: {_allowed(detail)}"
-
-
-def _allowed(detail: ErrorDetails) -> str:
-    context = detail.get("ctx", {})
-    if detail["type"] == "literal_error":
-        return f"allowed is {context['expected']}"
-    if detail["type"] == "string_pattern_mismatch":
-        return f"allowed is what matches {context['pattern']}"
-    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return message[:1].lower() + message[1:]
-
-
-def _unknown_key(place: str, key: str, allowed: list[str]) -> str:
-    close = difflib.get_close_matches(key, allowed, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    inside = f"{place}.{key}" if place else key
-    return f"{inside} is an unknown key: {hint}allowed are {', '.join(allowed)}"
-
-
-def _shown(value: object) -> str:
-    if value is None:
-        return ""
-    text = value if isinstance(value, str) else str(value)
-    return f" is {text[:80]!r}" if isinstance(value, str | int | float) else f" is {_kind(value)}"
-
-
-def _kind(value: object) -> str:
-    names = {type(None): "empty", str: "a text", list: "a list", dict: "a mapping"}
-    return names.get(type(value), f"a {type(value).__name__}")
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
-
-
 # --- hashes -----------------------------------------------------------------------------------------------------
 
 
@@ -258,7 +212,7 @@ def _with_content(section: dict[str, object], file: Path | None) -> dict[str, ob
             with file.open("rb") as opened:
                 content = hashlib.file_digest(opened, "sha256").hexdigest()
         except OSError as error:
-            raise SourceFileError(f"{file}: cannot be read: {_reason(error)}.") from None
+            raise SourceFileError(f"{file}: cannot be read: {reason_of(error)}.") from None
     return {**section, "file": content}
 
 

@@ -12,8 +12,11 @@ from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo, field_
 
 from backfill_pipeline.definition.accounts import AccountMap, Accounts
 from backfill_pipeline.definition.base import Model, Name, between, problem
-from backfill_pipeline.definition.fields import AccountRule, AnyRule, EntryFields, rule_columns
-from backfill_pipeline.definition.formats import CsvDialect
+from backfill_pipeline.definition.fields import AnyRule, EntryFields, ValueField
+from backfill_pipeline.definition.formats import CsvDialect, FixedFormat, ParquetFormat
+from backfill_pipeline.definition.lookups import Lookup
+from backfill_pipeline.definition.names import check_names, source_columns
+from backfill_pipeline.definition.rules import Rule
 
 
 class RunConfig(Model):
@@ -38,15 +41,27 @@ def _metadata_keys(value: object) -> object:
     return {column: column for column in value}
 
 
+def _one_or_more(value: object) -> object:
+    """One pattern is short for a list of one."""
+    return [value] if isinstance(value, str | Path) else value
+
+
 class SourceDefinition(Model):
     """One source: where it is, how it is written, and what its rows mean. See `load.load_definition`."""
 
     id: str = Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")
-    type: Literal["csv"]
+    type: Literal["csv", "jsonl", "fixed", "parquet"]
     description: str | None = None
-    file: Path
+    file: Path | None = None
+    files: Annotated[tuple[Path, ...], BeforeValidator(_one_or_more)] | None = None
+    member: Name | None = None
     csv: CsvDialect = CsvDialect()
+    fixed: FixedFormat | None = None
+    parquet: ParquetFormat = ParquetFormat()
+    columns: dict[Name, ValueField] = Field(default_factory=dict)
     fields: EntryFields
+    rules: tuple[Rule, ...] = ()
+    lookups: dict[Name, Lookup] = Field(default_factory=dict)
     metadata: Annotated[dict[Name, Name], BeforeValidator(_metadata_keys)] = Field(default_factory=dict)
     account_map: AccountMap | None = None
     accounts: Accounts | None = None
@@ -67,14 +82,31 @@ class SourceDefinition(Model):
         return config
 
     @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        """A source is one file or several, written in one way."""
+        if self.file is None and not self.files:
+            raise problem("is missing: name the export with file, or several with files", "file")
+        if self.file is not None and self.files is not None:
+            raise problem("is given beside file: remove one of them", "files")
+        if self.member is not None and self.file is not None and self.file.suffix.lower() != ".zip":
+            raise problem("is only for a file whose name ends in .zip", "member", self.member)
+        for section in ("csv", "fixed", "parquet"):
+            if self.type != section and section in self.model_fields_set:
+                raise problem(f"is given, but type is {self.type}: remove it", section)
+        if self.type == "fixed" and self.fixed is None:
+            raise problem("is needed with type fixed: where its columns are", "fixed")
+        return self
+
+    @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.account_map is None:
-            for place, rules in (("fields", self.fields.rules()), ("accounts.fields", self.account_rules())):
-                for name, rule in rules.items():
-                    if isinstance(rule, AccountRule) and rule.map is not None:
-                        raise problem(
-                            "needs an account_map, which is not defined", f"{place}.{name}.map", rule.map
-                        )
+        check_names(
+            self.columns,
+            self.rules,
+            self.lookups,
+            self.fields,
+            self.account_rules(),
+            has_account_map=self.account_map is not None,
+        )
         return self
 
     @property
@@ -82,16 +114,15 @@ class SourceDefinition(Model):
         """The YAML file that this definition was read from."""
         return self._path
 
+    @property
+    def place(self) -> str:
+        """Where the export is, for messages: its file, or the patterns of several."""
+        return ", ".join(str(one) for one in self.files or (self.file,))
+
     def account_rules(self) -> dict[str, AnyRule]:
         """Field → rule of the accounts file; empty without one."""
         return {} if self.accounts is None else self.accounts.fields.rules()
 
     def columns_read(self) -> dict[str, str]:
         """Source column → the key of the definition that reads it (the first one), for error messages."""
-        found: dict[str, str] = {}
-        for name, rule in self.fields.rules().items():
-            for column in rule_columns(rule):
-                found.setdefault(column, f"fields.{name}")
-        for column in self.metadata.values():
-            found.setdefault(column, "metadata")
-        return found
+        return source_columns(self.columns, self.rules, self.fields, self.metadata)

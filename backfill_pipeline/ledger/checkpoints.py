@@ -78,6 +78,26 @@ def advance(
     )
 
 
+def correct(
+    connection: Connection, source_id: str, source_type: str, *, successful: int, failed: int
+) -> None:
+    """Moves rows between the counters, in the transaction of what is counted; how far a source has come stays as it is.
+
+    Args:
+        connection: in the caller's transaction.
+        source_id: whose checkpoint it is.
+        source_type: as above.
+        successful: rows more (or, below zero, fewer) that were successful.
+        failed: likewise.
+    """
+    connection.execute(
+        "UPDATE ledger_backfill_checkpoints SET total_successful = total_successful + %s,"
+        " total_failed = total_failed + %s, last_checkpoint_at = timezone('UTC', now())"
+        " WHERE source_id = %s AND source_type = %s",
+        [successful, failed, source_id, source_type],
+    )
+
+
 def finish(connection: Connection, source_id: str, source_type: str, *, error: str | None) -> None:
     """Closes the checkpoint: COMPLETED, or FAILED with the reason."""
     with ledger_errors("record progress in"):

@@ -16,7 +16,9 @@ from pgpq.schema import Jsonb
 
 from backfill_pipeline.errors import LedgerError
 from backfill_pipeline.ledger.connection import Connection
+from backfill_pipeline.money import rescaled
 from backfill_pipeline.schemas.frames import VALIDATED_SCHEMA
+from backfill_pipeline.schemas.row_errors import combined
 
 COPY_COLUMNS = (
     "ledger_id",
@@ -53,8 +55,8 @@ def encode_entries(entries: pa.Table, batch_id: int) -> Iterator[bytes]:
     first = True
     for amount_scale, fx_rate_scale, group in _by_scale(entries):
         columns = {name: group.column(name) for name in COPY_COLUMNS if name != "batch_id"}
-        columns["amount"] = pc.cast(group.column("amount"), pa.decimal128(38, amount_scale))
-        columns["fx_rate"] = pc.cast(group.column("fx_rate"), pa.decimal128(38, fx_rate_scale))
+        columns["amount"] = rescaled(combined(group.column("amount")), amount_scale)
+        columns["fx_rate"] = rescaled(combined(group.column("fx_rate")), fx_rate_scale)
         columns["batch_id"] = pa.repeat(pa.scalar(batch_id, pa.int64()), group.num_rows)
         table = pa.table({name: columns[name] for name in COPY_COLUMNS})
         encoder = _encoder(table.schema)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 
 import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from backfill_pipeline.errors import LedgerError, TransientLedgerError
-from backfill_pipeline.ledger import checkpoints, rejects, staging
+from backfill_pipeline.ledger import checkpoints, rejects, replays, staging
 from backfill_pipeline.ledger.connection import ADVISORY_LOCK_SPACE, Connection, ledger_errors
 from backfill_pipeline.ledger.entries import COPY_SQL, copy_entries
 from backfill_pipeline.ledger.sampling import Sample, take_sample
@@ -112,12 +112,7 @@ def post_batch(
         if recorded := find_batch(connection, plan):
             return recorded
         batch_id = _next_batch_id(connection)
-        sample = take_sample(connection, entries)
-        path = "copy"
-        told = SortedOut(entries.num_rows, 0, 0, 0, REFUSED_SCHEMA.empty_table())
-        if expect_trouble or sample.found or not _copy(connection, entries, batch_id):
-            path = "staging"
-            told = _sort_out(connection, entries, batch_id, policy, sample)
+        path, told = _post_entries(connection, entries, batch_id, policy, expect_trouble=expect_trouble)
         outcome = _outcome(entries.num_rows, told, policy, path, time.monotonic() - started)
         _record_batch(connection, plan, batch_id, outcome)
         if told.refused.num_rows:
@@ -144,7 +139,8 @@ def find_batch(connection: Connection, plan: BatchPlan) -> BatchOutcome | None:
     """
     row = connection.execute(
         "SELECT first_row, last_row, read, posted, duplicates, conflicts, rejected, path, seconds FROM backfill_batches"
-        " WHERE partition_id = %s AND first_row <= %s AND last_row >= %s ORDER BY first_row LIMIT 1",
+        " WHERE partition_id = %s AND kind = 'entries' AND first_row <= %s AND last_row >= %s"
+        " ORDER BY first_row LIMIT 1",
         [plan.partition_id, plan.last_row, plan.first_row],
     ).fetchone()
     if row is None:
@@ -159,6 +155,85 @@ def find_batch(connection: Connection, plan: BatchPlan) -> BatchOutcome | None:
     return BatchOutcome(
         read, posted, duplicates, conflicts, rejected, path, float(seconds), already_recorded=True
     )
+
+
+def post_replay(
+    connection: Connection,
+    plan: BatchPlan,
+    attempts: pa.Table,
+    entries: pa.Table,
+    policy: PostingPolicy,
+    replayed_by: str,
+) -> None:
+    """Posts repaired rows of a partition exactly once: like `post_batch`, with what was tried instead of reject rows.
+
+    Args:
+        connection: to the ledger, autocommit, not in a transaction.
+        plan: identity of the batch: a replay is recorded under its run and first row.
+        attempts: `replays.ATTEMPT_SCHEMA`, in source order: open rejects of the partition. Rows that are no entries
+            have their outcome already.
+        entries: VALIDATED_SCHEMA, in source order: the other rows.
+        policy: what to do with rows that cannot simply be copied.
+        replayed_by: who repaired them.
+
+    Raises:
+        TransientLedgerError: as `post_batch`; the next call finds out whether the batch is recorded.
+        LedgerError: the ledger refuses the batch as a whole, or a row was settled meanwhile.
+    """
+    started = time.monotonic()
+    with ledger_errors("replay rejects in"), connection.transaction():
+        _lock(connection, f"partition {plan.partition_id}")
+        if _replay_is_recorded(connection, plan):
+            return
+        batch_id = _next_batch_id(connection)
+        path, told = "staging", SortedOut(0, 0, 0, 0, REFUSED_SCHEMA.empty_table())
+        if entries.num_rows:
+            # Duplicates are told as well: each row has an outcome of its own.
+            telling = replace(policy, skip_duplicates=False)
+            path, told = _post_entries(connection, entries, batch_id, telling, expect_trouble=False)
+        attempts = replays.with_outcomes(attempts, told.refused, skip_duplicates=policy.skip_duplicates)
+        rows = attempts.column("source_row").to_pylist()
+        taken_rejected, taken_conflicts = replays.rows_taken(connection, plan.partition_id, rows)
+        counts = replays.outcome_counts(attempts)
+        if taken_rejected + taken_conflicts != counts.read or told.posted != counts.posted:
+            raise LedgerError(
+                f"a replay of partition {plan.partition_key} of {plan.source_id} does not add up: {counts.read} rows"
+                f" came, {taken_rejected + taken_conflicts} of them are open rejects; export the rejects anew"
+            )
+        connection.execute(
+            "INSERT INTO backfill_batches (id, partition_id, source_id, kind, first_row, last_row, read, posted,"
+            " duplicates, conflicts, rejected, filtered, taken_rejected, taken_conflicts, run_id, path, started_at,"
+            " seconds) VALUES (%s, %s, %s, 'replay', %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, now(), %s)",
+            [
+                batch_id,
+                plan.partition_id,
+                plan.source_id,
+                plan.first_row,
+                plan.last_row,
+                *astuple(counts),
+                taken_rejected,
+                taken_conflicts,
+                plan.run_id,
+                path,
+                round(time.monotonic() - started, 6),
+            ],
+        )
+        replays.record(connection, plan.partition_id, batch_id, attempts, replayed_by)
+        checkpoints.correct(
+            connection,
+            plan.source_id,
+            plan.source_type,
+            successful=counts.posted + counts.duplicates,
+            failed=counts.conflicts + counts.rejected - counts.read,
+        )
+
+
+def _replay_is_recorded(connection: Connection, plan: BatchPlan) -> bool:
+    row = connection.execute(
+        "SELECT 1 FROM backfill_batches WHERE partition_id = %s AND kind = 'replay' AND run_id = %s AND first_row = %s",
+        [plan.partition_id, plan.run_id, plan.first_row],
+    ).fetchone()
+    return row is not None
 
 
 def post_opening_entries(connection: Connection, source_id: str, entries: pa.Table, run_id: str) -> int:
@@ -199,6 +274,21 @@ def post_opening_entries(connection: Connection, source_id: str, entries: pa.Tab
                 ],
             )
     return posted
+
+
+def _post_entries(
+    connection: Connection,
+    entries: pa.Table,
+    batch_id: int,
+    policy: PostingPolicy,
+    *,
+    expect_trouble: bool,
+) -> tuple[str, SortedOut]:
+    """Posts entries by COPY, or through staging when something stands in the way; which of the two, and the outcome."""
+    sample = take_sample(connection, entries)
+    if expect_trouble or sample.found or not _copy(connection, entries, batch_id):
+        return "staging", _sort_out(connection, entries, batch_id, policy, sample)
+    return "copy", SortedOut(entries.num_rows, 0, 0, 0, REFUSED_SCHEMA.empty_table())
 
 
 def _copy(connection: Connection, entries: pa.Table, batch_id: int) -> bool:
@@ -283,7 +373,8 @@ def last_posted_row(connection: Connection, partition_id: int) -> int | None:
     with ledger_errors("read progress from"), connection.transaction():
         _lock(connection, f"partition {partition_id}")
         row = connection.execute(
-            "SELECT max(last_row) FROM backfill_batches WHERE partition_id = %s", [partition_id]
+            "SELECT max(last_row) FROM backfill_batches WHERE partition_id = %s AND kind = 'entries'",
+            [partition_id],
         ).fetchone()
     assert row is not None
     last_row: int | None = row[0]

@@ -261,13 +261,22 @@ def source_ids(connection: Connection) -> list[str]:
 
 
 def record_validated(
-    connection: Connection, partition_id: int, *, rejected: int, filtered: int, valid_rows: int
+    connection: Connection,
+    partition_id: int,
+    *,
+    rejected: int,
+    filtered: int,
+    valid_rows: int,
+    filtered_by_reason: Mapping[str, int] | None = None,
 ) -> None:
-    """Notes what validation left, in the transaction that replaces the partition's early rejects."""
+    """Notes what validation left, in the transaction that replaces the partition's early rejects.
+
+    `filtered` of the rows are left out on purpose; `filtered_by_reason` says how many of them for which reason.
+    """
     connection.execute(
-        "UPDATE backfill_partitions SET rejected_early = %s, filtered = %s, valid_rows = %s, validated_at = now()"
-        " WHERE id = %s",
-        [rejected, filtered, valid_rows, partition_id],
+        "UPDATE backfill_partitions SET rejected_early = %s, filtered = %s, filtered_by_reason = %s, valid_rows = %s,"
+        " validated_at = now() WHERE id = %s",
+        [rejected, filtered, Jsonb(dict(filtered_by_reason or {})), valid_rows, partition_id],
     )
 
 

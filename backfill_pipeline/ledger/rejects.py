@@ -7,6 +7,7 @@ Does not: reject codes and how a failure becomes a reject (`schemas/rejects.py`)
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 import pgpq
 import pyarrow as pa
@@ -19,7 +20,13 @@ _ROWS_PER_BUFFER = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """One rejected row of a source, as listed to the operator."""
+    """One rejected row of a source, as listed to the operator.
+
+    Attributes:
+        state: open, or how the row ended after it was repaired: posted, duplicate, filtered.
+        replays: how often it was sent again. Stage, code, field and reason are those of the last refusal.
+        replay_batch_id: the batch of the last replay; like the next two, None while there was none.
+    """
 
     partition_key: str
     source_row: int
@@ -29,6 +36,11 @@ class Reject:
     field: str | None
     reason: str
     raw: str
+    state: str = "open"
+    replays: int = 0
+    replay_batch_id: int | None = None
+    replayed_by: str | None = None
+    replayed_at: datetime | None = None
 
 
 def insert(connection: Connection, partition_id: int, batch_id: int | None, rows: pa.Table) -> None:
@@ -67,29 +79,50 @@ def list_rejects(
     limit: int | None = None,
     code: str | None = None,
     partition_id: int | None = None,
+    open_only: bool = False,
 ) -> list[Reject]:
-    """Reject rows of a registration, or of one of its partitions, in source order."""
+    """Reject rows of a registration, or of one of its partitions, in source order, as they stand now."""
     with ledger_errors("read rejects from"):
         rows = connection.execute(
-            "SELECT p.partition_key, x.source_row, x.source_line, x.stage, x.code, x.field, x.reason, x.raw"
-            " FROM backfill_rejects x JOIN backfill_partitions p ON p.id = x.partition_id"
+            "SELECT p.partition_key, x.source_row, x.source_line, x.stage, x.code, x.field, x.reason, x.raw, x.state,"
+            " x.replays, x.replay_batch_id, x.replayed_by, x.replayed_at"
+            " FROM backfill_rejects_now x JOIN backfill_partitions p ON p.id = x.partition_id"
             " WHERE p.registration_id = %(registration)s AND (%(code)s::text IS NULL OR x.code = %(code)s)"
             " AND (%(partition)s::bigint IS NULL OR p.id = %(partition)s)"
+            " AND (NOT %(open)s OR x.state = 'open')"
             " ORDER BY x.source_row LIMIT %(limit)s",
-            {"registration": registration_id, "code": code, "limit": limit, "partition": partition_id},
+            {
+                "registration": registration_id,
+                "code": code,
+                "limit": limit,
+                "partition": partition_id,
+                "open": open_only,
+            },
         ).fetchall()
     return [Reject(*row) for row in rows]
 
 
 def count_by_code(connection: Connection, registration_id: int) -> dict[str, int]:
-    """Number of reject rows per code, most frequent first."""
+    """Number of rows that are rejected now per code, most frequent first; repaired ones do not count any more."""
     with ledger_errors("read rejects from"):
         rows = connection.execute(
-            "SELECT x.code, count(*) FROM backfill_rejects x JOIN backfill_partitions p ON p.id = x.partition_id"
-            " WHERE p.registration_id = %s GROUP BY x.code ORDER BY count(*) DESC, x.code",
+            "SELECT x.code, count(*) FROM backfill_rejects_now x JOIN backfill_partitions p ON p.id = x.partition_id"
+            " WHERE p.registration_id = %s AND x.state = 'open' GROUP BY x.code ORDER BY count(*) DESC, x.code",
             [registration_id],
         ).fetchall()
     return {code: count for code, count in rows}
+
+
+def count_repaired(connection: Connection, registration_id: int) -> int:
+    """Number of rows that were rejected once and are not any more."""
+    with ledger_errors("read rejects from"):
+        row = connection.execute(
+            "SELECT count(*) FROM backfill_rejects_now x JOIN backfill_partitions p ON p.id = x.partition_id"
+            " WHERE p.registration_id = %s AND x.state <> 'open'",
+            [registration_id],
+        ).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def rows_rejected_while_posting(connection: Connection, partition_id: int) -> dict[int, str]:

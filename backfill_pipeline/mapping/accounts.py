@@ -17,10 +17,10 @@ from backfill_pipeline.definition.accounts import CURRENCY_PLACEHOLDER, Accounts
 from backfill_pipeline.definition.fields import rule_columns
 from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.errors import SourceFileError
-from backfill_pipeline.mapping.account_map import read_account_map, read_small_file
-from backfill_pipeline.mapping.amounts import Numbers
+from backfill_pipeline.mapping.amounts import Numbers, read_numbers
+from backfill_pipeline.mapping.lookups import read_lookups, read_small_file
 from backfill_pipeline.mapping.rows import Rows
-from backfill_pipeline.mapping.transform import compile_number, compile_text
+from backfill_pipeline.mapping.text import compile_text
 from backfill_pipeline.money import AMOUNT_TYPE, currency_codes, plain_text
 from backfill_pipeline.schemas.extracted import SOURCE_LINE, SOURCE_ROW
 from backfill_pipeline.schemas.frames import TIMESTAMP_TYPE, VALIDATED_SCHEMA
@@ -98,17 +98,19 @@ def read_accounts(definition: SourceDefinition) -> AccountBook | None:
 
 
 def _read_columns(rows: Rows, section: Accounts, definition: SourceDefinition) -> pa.Table:
-    lookup = read_account_map(definition.account_map)
+    lookups = read_lookups(definition)
     fields = section.fields
     texts = {
-        name: compile_text(getattr(fields, name), name, lookup, f"{name}_missing")(rows)
+        name: compile_text(getattr(fields, name), name, lookups, f"{name}_missing")(rows)
         for name in ("id", "currency_code", "asset_type", "normal_side")
     }
     texts["normal_side"] = pc.utf8_lower(texts["normal_side"])
     if fields.opening_balance is None:
         balances = Numbers(pa.nulls(len(rows), AMOUNT_TYPE), pa.nulls(len(rows), pa.int8()))
     else:
-        balances = compile_number(fields.opening_balance, "opening_balance", None)(rows)
+        balances = read_numbers(
+            rows, fields.opening_balance, "opening_balance", None, lambda: texts["currency_code"]
+        )
     schema = pa.schema([field.with_nullable(True) for field in ACCOUNT_SCHEMA])
     return pa.table([*texts.values(), balances.values, balances.scales], schema=schema)
 

@@ -1,86 +1,211 @@
-"""Numbers: from text to exact decimals, never through a float.
+"""Numbers of a row: which columns hold them, and where their sign is told.
 
-Belongs here: what counts as a plain decimal number, and the marks that a definition may state.
-Does not: what an amount must be (`schemas/ledger_entry.py`).
+Belongs here: a number's columns put together (in and out, numerator and denominator), signs told by texts, minor units
+by currency, magnitudes, and amounts of zero.
+Does not: how a number is written (`number_text.py`, `fractions.py`), what an amount must be
+(`schemas/ledger_entry.py`).
 """
 
-import re
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from backfill_pipeline.definition.fields import NumberRule
-from backfill_pipeline.money import AMOUNT_DIGITS, AMOUNT_SCALE, AMOUNT_TYPE
-from backfill_pipeline.schemas.row_errors import RowErrors
+from backfill_pipeline.definition.numbers import NumberRule, SignRule
+from backfill_pipeline.mapping.fractions import parse_fractions
+from backfill_pipeline.mapping.number_text import Numbers, in_minor_units, parse_numbers, sign_behind
+from backfill_pipeline.mapping.rows import Rows
+from backfill_pipeline.money import AMOUNT_TYPE, currency_codes, currency_decimals
+from backfill_pipeline.schemas.rejects import RejectCode
+from backfill_pipeline.schemas.row_errors import RowErrors, positions_of
 
-_BEFORE: Final = AMOUNT_DIGITS - AMOUNT_SCALE
-_FITS: Final = rf"^[+-]?[0-9]{{1,{_BEFORE}}}(\.[0-9]{{1,{AMOUNT_SCALE}}})?$"
-_PLAIN: Final = r"^[+-]?[0-9]+(\.[0-9]+)?$"
+__all__ = ["Numbers", "parse_numbers", "read_numbers", "settled_numbers"]
 
+ZERO_REASON: Final = "zero amount"
+"""Why rows are filtered with `zero: filter`."""
 
-@dataclass(frozen=True, slots=True)
-class Numbers:
-    """Parsed numbers, null where there is none.
-
-    Attributes:
-        values: decimal128(38, 18).
-        scales: int8, decimals as written: "10.00" has 2.
-    """
-
-    values: pa.Array
-    scales: pa.Array
+Currencies = Callable[[], pa.Array]
 
 
-def parse_numbers(text: pa.Array, rule: NumberRule, field: str, errors: RowErrors) -> Numbers:
-    """Reads plain decimal numbers; everything else (1e3, NaN, Infinity, 1.234,56, .5) becomes an error.
+def read_numbers(
+    rows: Rows, rule: NumberRule, field: str, missing: str | None, currency: Currencies | None = None
+) -> Numbers:
+    """A rule for a number applied to a chunk.
 
     Args:
-        text: trimmed, string, null or empty where nothing is written (the caller decides what that means).
-        rule: says which marks the source uses.
-        field: of the entry, for codes (`<field>_malformed`, `<field>_out_of_range`) and reasons.
-        errors: takes what is wrong.
+        rows: the chunk; takes what is wrong with its rows, and which are filtered.
+        rule: which columns hold the number, and how.
+        field: of the entry, for codes (`<field>_malformed`, …) and reasons.
+        missing: the code of rows without a number; None when that is no error.
+        currency: the currency of each row, for a rule with `minor_units: true`; its own errors are not kept.
     """
-    written = pc.fill_null(pc.not_equal(text, ""), False)
-    plain = text if _has_plain_marks(rule) else _without_marks(text, rule)
-    fits = pc.fill_null(pc.match_substring_regex(plain, _FITS), False)
-    bad = pc.and_not(written, fits)
-    if pc.any(bad).as_py():
-        too_wide = pc.and_(bad, pc.fill_null(pc.match_substring_regex(plain, _PLAIN), False))
-        limit = f"does not fit: at most {_BEFORE} digits before the point and {AMOUNT_SCALE} after it"
-        errors.add_where(too_wide, f"{field}_out_of_range", field, field, text, limit)
-        errors.add_where(
-            pc.and_not(bad, too_wide),
-            f"{field}_malformed",
-            field,
-            field,
-            text,
-            "is not a plain decimal number",
-        )
-    if not pc.all(fits).as_py():
-        plain = pc.if_else(fits, plain, pa.scalar(None, pa.string()))
-    point = pc.find_substring(plain, ".")
-    decimals = pc.subtract(pc.subtract(pc.binary_length(plain), point), 1)
-    scales = pc.if_else(pc.less(point, 0), 0, decimals).cast(pa.int8())
-    return Numbers(plain.cast(AMOUNT_TYPE), scales)
+    return settled_numbers(rows, rule, _read(rows, rule, field, missing, currency))
 
 
-def _has_plain_marks(rule: NumberRule) -> bool:
-    return rule.decimal_mark == "." and rule.thousands_mark is None
+def settled_numbers(rows: Rows, rule: NumberRule, numbers: Numbers) -> Numbers:
+    """Numbers with their signs as the rule wants them in the entry: zero filtered, magnitudes taken."""
+    if rule.zero == "filter":
+        rows.filter_where(pc.equal(numbers.values, pa.scalar(0, AMOUNT_TYPE)), ZERO_REASON)
+    return Numbers(pc.abs(numbers.values), numbers.scales) if rule.absolute else numbers
 
 
-def _without_marks(text: pa.Array, rule: NumberRule) -> pa.Array:
-    """The number with a point and without grouping; null where the marks are not used as stated.
+def _silently(rows: Rows, action: Callable[[], pa.Array]) -> pa.Array:
+    """What the action returns, without the errors that it finds in rows."""
+    kept, rows.errors = rows.errors, RowErrors()
+    try:
+        return action()
+    finally:
+        rows.errors = kept
 
-    Groups must be of three digits: with a comma for thousands, "1,23" is no number, and surely not 123.
-    """
-    decimals = rf"({re.escape(rule.decimal_mark)}[0-9]+)?"
-    whole = "[0-9]+"
-    if rule.thousands_mark is not None:
-        whole = rf"([0-9]{{1,3}}({re.escape(rule.thousands_mark)}[0-9]{{3}})+|[0-9]+)"
-    as_stated = pc.match_substring_regex(text, rf"^[+-]?{whole}{decimals}$")
-    text = pc.if_else(pc.fill_null(as_stated, False), text, pa.scalar(None, pa.string()))
-    if rule.thousands_mark is not None:
-        text = pc.replace_substring(text, rule.thousands_mark, "")
-    return text if rule.decimal_mark == "." else pc.replace_substring(text, rule.decimal_mark, ".")
+
+def _read(
+    rows: Rows, rule: NumberRule, field: str, missing: str | None, currency: Currencies | None
+) -> Numbers:
+    if rule.in_ is not None and rule.out is not None:
+        numbers = _read_in_and_out(rows, rule, field, missing)
+    elif rule.numerator is not None and rule.denominator is not None:
+        numbers = _read_fractions(rows, rule, field, missing)
+    else:
+        numbers = _read_column(rows, rule, field, missing)
+    if rule.minor_units is None:
+        return numbers
+    return in_minor_units(numbers, _decimals(rows, rule, field, numbers, currency))
+
+
+def _text(rows: Rows, rule: NumberRule, column: str | None) -> pa.Array:
+    """A column of the rule, empty where it holds a text that means nothing is written."""
+    assert column is not None
+    text = rows.trimmed(column)
+    return pc.if_else(pc.is_in(text, value_set=pa.array(rule.empty)), "", text) if rule.empty else text
+
+
+def _is_written(text: pa.Array) -> pa.Array:
+    return pc.fill_null(pc.not_equal(text, ""), False)
+
+
+# --- where the number is ----------------------------------------------------------------------------------------
+
+
+def _read_column(rows: Rows, rule: NumberRule, field: str, missing: str | None) -> Numbers:
+    text = _text(rows, rule, rule.column)
+    _add_missing(rows, pc.equal(text, ""), field, missing, f"column {rule.column} is empty")
+    if rule.sign is None:
+        return parse_numbers(text, rule, field, rows.errors)
+    if rule.sign.column is None:
+        digits, negative, positive = sign_behind(text, rule.sign)
+    else:
+        digits = text
+        negative, positive = _signs_of_column(rows, rule.sign, rule.sign.column)
+    numbers = parse_numbers(digits, rule, field, rows.errors, shown=text, unsigned=True)
+    return _signed(rows, rule, field, numbers, text, negative, positive)
+
+
+def _read_fractions(rows: Rows, rule: NumberRule, field: str, missing: str | None) -> Numbers:
+    above, below = _text(rows, rule, rule.numerator), _text(rows, rule, rule.denominator)
+    for text, column in ((above, rule.numerator), (below, rule.denominator)):
+        _add_missing(rows, pc.equal(text, ""), field, missing, f"column {column} is empty")
+    if missing is None:  # empty is fine, half a fraction is not
+        half = pc.xor(_is_written(above), _is_written(below))
+        words = f"is half a fraction: columns {rule.numerator} and {rule.denominator} are filled together"
+        shown = pc.if_else(_is_written(above), above, below)
+        rows.errors.add_where(half, f"{field}_malformed", field, field, shown, words)
+    numbers = parse_fractions(above, below, field, rows.errors)
+    if rule.sign is None or rule.sign.column is None:
+        return numbers
+    negative, positive = _signs_of_column(rows, rule.sign, rule.sign.column)
+    own = pc.fill_null(pc.match_substring_regex(above, "^[+-]"), False)
+    words = "has a sign of its own, and the definition says that the sign is told elsewhere"
+    rows.errors.add_where(own, f"{field}_sign_unclear", field, field, above, words)
+    return _signed(rows, rule, field, numbers, above, pc.and_not(negative, own), pc.and_not(positive, own))
+
+
+def _read_in_and_out(rows: Rows, rule: NumberRule, field: str, missing: str | None) -> Numbers:
+    received, paid = _text(rows, rule, rule.in_), _text(rows, rule, rule.out)
+    has_in, has_out = _is_written(received), _is_written(paid)
+    both = positions_of(pc.and_(has_in, has_out))
+    reason = f"{field} is in both of the columns {rule.in_} and {rule.out}: only one may be filled"
+    rows.errors.add(both, f"{field}_in_and_out", field, reason)
+    neither = pc.and_(pc.equal(received, ""), pc.equal(paid, ""))
+    _add_missing(rows, neither, field, missing, f"columns {rule.in_} and {rule.out} are empty")
+    text = pc.if_else(has_out, pc.if_else(has_in, "", paid), received)
+    numbers = parse_numbers(text, rule, field, rows.errors, unsigned=not rule.out_minus)
+    if not rule.out_minus:
+        return Numbers(pc.if_else(has_out, pc.negate(numbers.values), numbers.values), numbers.scales)
+    above, below = pc.greater(numbers.values, 0), pc.less(numbers.values, 0)
+    wrong = pc.fill_null(pc.if_else(has_out, above, below), False)
+    words = f"has the wrong sign: {rule.in_} is written without and {rule.out} with a minus"
+    rows.errors.add_where(wrong, f"{field}_sign_unclear", field, field, text, words)
+    return _without(numbers, wrong)
+
+
+def _add_missing(rows: Rows, empty: pa.Array, field: str, missing: str | None, why: str) -> None:
+    if missing is not None:
+        rows.errors.add(positions_of(empty), missing, field, f"{field} is missing: {why}")
+
+
+# --- where the sign is ------------------------------------------------------------------------------------------
+
+
+def _signs_of_column(rows: Rows, sign: SignRule, column: str) -> tuple[pa.Array, pa.Array]:
+    """Where a column of its own says negative, and where positive; both false for anything else."""
+    told = rows.trimmed(column)
+    negative, positive = (
+        pc.is_in(told, value_set=pa.array(texts, pa.string())) for texts in (sign.negative, sign.positive)
+    )
+    return negative, positive
+
+
+def _signed(
+    rows: Rows,
+    rule: NumberRule,
+    field: str,
+    numbers: Numbers,
+    text: pa.Array,
+    negative: pa.Array,
+    positive: pa.Array,
+) -> Numbers:
+    """The numbers with the signs that are told beside them; an error where exactly one is not."""
+    assert rule.sign is not None
+    unclear = pc.and_not(pc.is_valid(numbers.values), pc.xor(negative, positive))
+    stated = ", ".join(f'"{one}"' for one in (*rule.sign.negative, *rule.sign.positive))
+    before, shown, words = field, text, f"has behind it none of the signs {stated}, or several"
+    if rule.sign.column is not None:
+        before, shown = f"{field} has no sign: column {rule.sign.column}", rows.trimmed(rule.sign.column)
+        words = f"is none of the stated {stated}"
+    rows.errors.add_where(unclear, f"{field}_sign_unclear", field, before, shown, words)
+    values = pc.if_else(negative, pc.negate(numbers.values), numbers.values)
+    return _without(Numbers(values, numbers.scales), unclear)
+
+
+def _without(numbers: Numbers, bad: pa.Array) -> Numbers:
+    """The numbers, null where `bad`."""
+    return Numbers(
+        pc.if_else(bad, pa.scalar(None, AMOUNT_TYPE), numbers.values),
+        pc.if_else(bad, pa.scalar(None, pa.int8()), numbers.scales),
+    )
+
+
+# --- minor units ------------------------------------------------------------------------------------------------
+
+
+def _decimals(
+    rows: Rows, rule: NumberRule, field: str, numbers: Numbers, currency: Currencies | None
+) -> pa.Array:
+    """How many decimals a row's minor unit has, int8; null and an error where nobody knows."""
+    if isinstance(rule.minor_units, int):
+        return pa.repeat(pa.scalar(rule.minor_units, pa.int8()), len(rows))
+    assert currency is not None, "only amounts have a currency that says what their minor unit is"
+    codes = _silently(rows, currency)  # its errors are found where it is a field itself
+    decimals = currency_decimals().take(pc.index_in(codes, value_set=currency_codes()))
+    unknown = pc.and_(pc.is_valid(numbers.values), pc.is_null(decimals))
+    unknown = pc.and_(unknown, pc.fill_null(pc.not_equal(codes, ""), False))
+    rows.errors.add_where(
+        unknown,
+        RejectCode.AMOUNT_MINOR_UNIT_UNKNOWN if field == "amount" else f"{field}_minor_unit_unknown",
+        field,
+        f"{field} is in minor units, but currency",
+        codes,
+        "has none in ISO 4217",
+    )
+    return decimals

@@ -1,12 +1,12 @@
 """Times: from text to UTC with microseconds, or to an error; nothing is cut, guessed or taken as now.
 
-Belongs here: ISO 8601, strptime formats, and counts since an epoch.
-Does not: time zones' rules (`zones.py`), which range of times is plausible (`schemas/ledger_entry.py`).
+Belongs here: which columns hold a time, ISO 8601, counts since an epoch, and what becomes of local times.
+Does not: strptime formats (`time_formats.py`), time zones' rules (`zones.py`), which range of times is plausible
+(`schemas/ledger_entry.py`).
 """
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import date
 from typing import Final
 
@@ -14,7 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from backfill_pipeline.definition.fields import ISO_FORMAT, TimeRule
+from backfill_pipeline.definition.times import EPOCH_FORMATS, ISO_FORMAT, TimeRule
+from backfill_pipeline.mapping.rows import Rows
+from backfill_pipeline.mapping.time_formats import Read, compile_format, days_in_month
 from backfill_pipeline.mapping.zones import (
     END_MICROS,
     FIRST_MICROS,
@@ -22,10 +24,11 @@ from backfill_pipeline.mapping.zones import (
     MICROSECONDS_PER_SECOND,
     Mask,
     Micros,
+    known_zones,
     localise,
 )
 from backfill_pipeline.schemas.rejects import RejectCode
-from backfill_pipeline.schemas.row_errors import RowErrors, positions_of
+from backfill_pipeline.schemas.row_errors import Positions, RowErrors, positions_of
 
 FIELD: Final = "timestamp_utc"
 _TIMESTAMP: Final = pa.timestamp("us", tz="UTC")
@@ -35,37 +38,49 @@ _OFFSET: Final = r"(?:Z|[+-](?:[01][0-9]|2[0-3])(?::?[0-5][0-9])?)"
 _DATE: Final = r"[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01])"
 _ISO_WITH_OFFSET: Final = rf"^{_DATE}[T ]{_CLOCK}{_OFFSET}$"
 _ISO_LOCAL: Final = rf"^{_DATE}(?:[T ]{_CLOCK})?$"
+_ISO_AT_24: Final = rf"^{_DATE}[T ]24:00(?::00(?:\.0+)?)?(?:{_OFFSET})?$"
 
 _EPOCH_PATTERNS: Final = {
     "epoch_seconds": r"^-?[0-9]{1,12}(?:\.[0-9]{1,6}0{0,12})?$",
     "epoch_milliseconds": r"^-?[0-9]{1,15}(?:\.[0-9]{1,3}0{0,12})?$",
+    "epoch_microseconds": r"^-?[0-9]{1,18}(?:\.0{1,12})?$",
     "epoch_days": r"^-?[0-9]{1,7}$",
 }
+_DAYS_WITH_FRACTION: Final = r"^-?[0-9]{1,7}(?:\.[0-9]{1,15}0*)?$"
 _EPOCH_UNITS: Final = {"epoch_seconds": MICROSECONDS_PER_SECOND, "epoch_milliseconds": 1000}
+_TO_WHOLE_SECOND_MAX: Final = 1000
+"""Microseconds by which a day number may miss a whole second: what a spreadsheet's digits lose is far less."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """What a format made of the texts: parallel arrays over all rows.
-
-    Attributes:
-        micros: int64 microseconds since 1970, on the local clock where `local`, else in UTC.
-        ok: where micros means something.
-        local: where the text gave no offset.
-    """
-
-    micros: Micros
-    ok: Mask
-    local: Mask
+def read_times(rows: Rows, rule: TimeRule) -> pa.Array:
+    """A rule for a time applied to a chunk, which takes what is wrong; timestamp[us, UTC], null at errors."""
+    names = rule.text_columns()
+    texts = [rows.trimmed(name) for name in names]
+    for name, text in zip(names, texts, strict=True):
+        reason = f"{FIELD} is missing: column {name} is empty"
+        rows.errors.add(positions_of(pc.equal(text, "")), RejectCode.TIME_MISSING, FIELD, reason)
+    zones = None if rule.timezone_column is None else rows.trimmed(rule.timezone_column)
+    return parse_times(_joined(texts), rule, rows.errors, zones)
 
 
-def parse_times(text: pa.Array, rule: TimeRule, errors: RowErrors) -> pa.Array:
+def _joined(texts: list[pa.Array]) -> pa.Array:
+    """The parts of each time with a space between them; empty where one of them is: a date alone is no time."""
+    if len(texts) == 1:
+        return texts[0]
+    whole = pc.binary_join_element_wise(*texts, " ")
+    for text in texts:
+        whole = pc.if_else(pc.equal(text, ""), "", whole)
+    return whole
+
+
+def parse_times(text: pa.Array, rule: TimeRule, errors: RowErrors, zones: pa.Array | None = None) -> pa.Array:
     """Reads times by the rule's format.
 
     Args:
         text: trimmed, string, null or empty where nothing is written (the caller decides what that means).
         rule: format, zone and epoch.
         errors: takes what is wrong.
+        zones: trimmed, string: the zone of each row, for a rule with `timezone_column`.
 
     Returns:
         timestamp[us, UTC], null where there is an error.
@@ -77,61 +92,91 @@ def parse_times(text: pa.Array, rule: TimeRule, errors: RowErrors) -> pa.Array:
     errors.add_where(
         pa.array(malformed), RejectCode.TIME_MALFORMED, FIELD, "time", text, f"is not {_named(rule)}"
     )
-    return _in_utc(text, rule, read, written, errors)
+    return _InUtc(text, rule, read, written, errors).times(zones)
 
 
 def _named(rule: TimeRule) -> str:
     if rule.format == ISO_FORMAT:
         return "an ISO 8601 time with at most microseconds"
+    if rule.fraction is not None:
+        unit = {"exact": "microseconds", "second": "seconds"}[rule.fraction]
+        return f"a number of days that is a whole number of {unit}"
     return f"a time in the format {rule.format}"
 
 
-def _reader(rule: TimeRule) -> Callable[[pa.Array], _Read]:
+def _reader(rule: TimeRule) -> Callable[[pa.Array], Read]:
     if rule.format == ISO_FORMAT:
-        return _read_iso
-    if rule.format in _EPOCH_PATTERNS:
+        return _read_iso_or_24 if rule.allow_24 else _read_iso
+    if rule.format in EPOCH_FORMATS:
         return lambda text: _read_epoch(text, rule)
-    return compile_format(rule.format)
+    return compile_format(rule.format, pivot=rule.pivot, allow_24=rule.allow_24)
 
 
-def _in_utc(text: pa.Array, rule: TimeRule, read: _Read, written: Mask, errors: RowErrors) -> pa.Array:
-    """Applies the zone to local times; takes out what cannot be held."""
-    micros, ok = read.micros.copy(), read.ok & written
-    beyond = ok & ~((micros >= FIRST_MICROS) & (micros < END_MICROS))
-    errors.add_where(
-        pa.array(beyond), RejectCode.TIME_OUT_OF_RANGE, FIELD, "time", text, "is not of a plausible year"
-    )
-    ok &= ~beyond
-    local = np.flatnonzero(ok & read.local)
-    if len(local) and rule.timezone is None:
-        lacking = ok & read.local
-        errors.add_where(
-            pa.array(lacking),
-            RejectCode.TIME_ZONE_MISSING,
-            FIELD,
-            "time",
-            text,
-            "has no offset, and the definition names no timezone",
+class _InUtc:
+    """Applies zones to local times; takes out what cannot be held."""
+
+    def __init__(self, text: pa.Array, rule: TimeRule, read: Read, written: Mask, errors: RowErrors) -> None:
+        self._text = text
+        self._rule = rule
+        self._errors = errors
+        self._micros = read.micros.copy()
+        self._ok = read.ok & written
+        self._local = read.local
+
+    def times(self, zones: pa.Array | None) -> pa.Array:
+        """timestamp[us, UTC], null where there is an error."""
+        beyond = self._ok & ~((self._micros >= FIRST_MICROS) & (self._micros < END_MICROS))
+        self._refuse(beyond, RejectCode.TIME_OUT_OF_RANGE, "is not of a plausible year")
+        if zones is not None:
+            self._localise_by_column(zones)
+        elif self._rule.timezone is not None:
+            self._localise(np.flatnonzero(self._ok & self._local), self._rule.timezone)
+        else:
+            words = "has no offset, and the definition names no timezone"
+            self._refuse(self._ok & self._local, RejectCode.TIME_ZONE_MISSING, words)
+        return pa.array(self._micros, mask=~self._ok).cast(_TIMESTAMP)
+
+    def _refuse(self, bad: Mask, code: RejectCode, words: str) -> None:
+        self._errors.add_where(pa.array(bad), code, FIELD, "time", self._text, words)
+        self._ok &= ~bad
+
+    def _localise_by_column(self, zones: pa.Array) -> None:
+        written = pc.fill_null(pc.not_equal(zones, ""), False).to_numpy(zero_copy_only=False)
+        numbers = pc.index_in(zones, value_set=known_zones()).fill_null(-1).to_numpy(zero_copy_only=False)
+        unknown = self._ok & written & (numbers < 0)
+        column = f"column {self._rule.timezone_column}"
+        words = "is no IANA name of a time zone"
+        self._errors.add_where(pa.array(unknown), RejectCode.TIME_ZONE_UNKNOWN, FIELD, column, zones, words)
+        self._ok &= ~unknown
+        lacking = self._ok & self._local & ~written
+        words = f"has no offset, and column {self._rule.timezone_column} names no zone"
+        self._refuse(lacking, RejectCode.TIME_ZONE_MISSING, words)
+        local = self._ok & self._local
+        for number in np.unique(numbers[local]).tolist():  # as many as there are zones, not rows
+            at = np.flatnonzero(local & (numbers == number))
+            self._localise(at, known_zones()[number].as_py())
+
+    def _localise(self, at: Positions, zone: str) -> None:
+        if not len(at):
+            return
+        moved = localise(self._micros[at], zone)
+        self._micros[at] = np.where(
+            moved.ambiguous & (self._rule.ambiguous == "later"), moved.later, moved.utc
         )
-        ok &= ~lacking
-    elif len(local) and rule.timezone is not None:
-        moved = localise(micros[local], rule.timezone)
-        micros[local] = moved.utc
-        for mask, code, words in (
-            (moved.nonexistent, RejectCode.TIME_NONEXISTENT, "does not exist in"),
-            (moved.ambiguous, RejectCode.TIME_AMBIGUOUS, "happened twice in"),
+        for mask, choice, code, words in (
+            (moved.nonexistent, self._rule.nonexistent, RejectCode.TIME_NONEXISTENT, "does not exist in"),
+            (moved.ambiguous, self._rule.ambiguous, RejectCode.TIME_AMBIGUOUS, "happened twice in"),
         ):
-            bad = np.zeros(len(micros), dtype=bool)
-            bad[local[mask]] = True
-            errors.add_where(pa.array(bad), code, FIELD, "time", text, f"{words} {rule.timezone}")
-            ok &= ~bad
-    return pa.array(micros, mask=~ok).cast(_TIMESTAMP)
+            if choice == "reject":
+                bad = np.zeros(len(self._micros), dtype=bool)
+                bad[at[mask]] = True
+                self._refuse(bad, code, f"{words} {zone}")
 
 
 # --- ISO 8601 ---------------------------------------------------------------------------------------------------
 
 
-def _read_all_alike(text: pa.Array) -> _Read | None:
+def _read_all_alike(text: pa.Array) -> Read | None:
     """The usual case, in which all times are well-formed and all have an offset, or none has.
 
     By Arrow's own parser: exact, strict about the calendar, all or nothing. It is only tried when the first time
@@ -145,14 +190,14 @@ def _read_all_alike(text: pa.Array) -> _Read | None:
         whole = text.cast(pa.timestamp("us", tz=None if local else "UTC"))
     except pa.ArrowInvalid:
         return None
-    return _Read(
+    return Read(
         _micros(whole),
         pc.is_valid(text).to_numpy(zero_copy_only=False),
         np.full(len(text), local, dtype=bool),
     )
 
 
-def _read_iso(text: pa.Array) -> _Read:
+def _read_iso(text: pa.Array) -> Read:
     if (alike := _read_all_alike(text)) is not None:
         return alike
     count = len(text)
@@ -167,7 +212,18 @@ def _read_iso(text: pa.Array) -> _Read:
         found = shaped[_day_exists(text.take(pa.array(shaped)))]
         times = text.take(pa.array(found)).cast(pa.timestamp("us", tz=zone))
         micros[found], ok[found], local[found] = _micros(times), True, zone is None
-    return _Read(micros, ok, local)
+    return Read(micros, ok, local)
+
+
+def _read_iso_or_24(text: pa.Array) -> Read:
+    """ISO 8601 in which 24:00 is the end of its day."""
+    ends = pc.fill_null(pc.match_substring_regex(text, _ISO_AT_24), False)
+    if not pc.any(ends).as_py():
+        return _read_iso(text)
+    begun = pc.replace_substring_regex(text, "^([0-9-]{10}[T ])24", r"\100")
+    read = _read_iso(pc.if_else(ends, begun, text))
+    days = ends.to_numpy(zero_copy_only=False).astype(np.int64)
+    return Read(read.micros + days * MICROSECONDS_PER_DAY, read.ok, read.local)
 
 
 def _trimmed_fractions(text: pa.Array) -> pa.Array:
@@ -187,7 +243,7 @@ def _day_exists(text: pa.Array) -> Mask:
             pc.utf8_slice_codeunits(dates, begin, stop).cast(pa.int64()).to_numpy()
             for begin, stop in ((0, 4), (5, 7), (8, 10))
         )
-        exists[late] = day <= _days_in_month(year, month)
+        exists[late] = day <= days_in_month(year, month)
     return exists
 
 
@@ -199,140 +255,42 @@ def _micros(times: pa.Array) -> Micros:
 # --- counts since an epoch --------------------------------------------------------------------------------------
 
 
-def _read_epoch(text: pa.Array, rule: TimeRule) -> _Read:
-    ok = pc.fill_null(pc.match_substring_regex(text, _EPOCH_PATTERNS[rule.format]), False)
+def _read_epoch(text: pa.Array, rule: TimeRule) -> Read:
+    pattern = _EPOCH_PATTERNS[rule.format] if rule.fraction is None else _DAYS_WITH_FRACTION
+    ok = pc.fill_null(pc.match_substring_regex(text, pattern), False)
     numbers = pc.if_else(ok, text, "0")
-    if rule.format == "epoch_days":
-        begin = ((rule.epoch or date(1970, 1, 1)) - date(1970, 1, 1)).days
-        micros = (numbers.cast(pa.int64()).to_numpy() + begin) * MICROSECONDS_PER_DAY
+    good = ok.to_numpy(zero_copy_only=False)
+    if rule.format == "epoch_microseconds":
+        whole = pc.replace_substring_regex(numbers, r"\..*", "")
+        micros = whole.cast(pa.int64()).to_numpy(zero_copy_only=False)
+    elif rule.format == "epoch_days":
+        begin = ((rule.epoch or date(1970, 1, 1)) - date(1970, 1, 1)).days * MICROSECONDS_PER_DAY
+        if rule.fraction is None:
+            micros = numbers.cast(pa.int64()).to_numpy(zero_copy_only=False) * MICROSECONDS_PER_DAY
+        else:
+            micros, exact = _micros_of_days(numbers, rule.fraction)
+            good = good & exact
+        micros = micros + begin
     else:
-        whole = pc.multiply(
+        counted = pc.multiply(
             numbers.cast(pa.decimal128(28, 12)), pa.scalar(_EPOCH_UNITS[rule.format], pa.decimal128(7))
         )
-        micros = whole.cast(pa.decimal128(38, 0)).cast(pa.int64()).to_numpy()
-    local = np.full(len(text), rule.format == "epoch_days" and rule.timezone is not None)
-    return _Read(micros, ok.to_numpy(zero_copy_only=False), local)
+        micros = counted.cast(pa.decimal128(38, 0)).cast(pa.int64()).to_numpy(zero_copy_only=False)
+    has_zone = rule.timezone is not None or rule.timezone_column is not None
+    local = np.full(len(text), rule.format == "epoch_days" and has_zone)
+    return Read(micros, good, local)
 
 
-# --- strptime ---------------------------------------------------------------------------------------------------
-
-# fmt: off
-_MONTHS: Final = ["january", "february", "march", "april", "may", "june",
-                  "july", "august", "september", "october", "november", "december"]
-# fmt: on
-_DIRECTIVES: Final = {
-    "%Y": r"(?P<year>[0-9]{4})",
-    "%m": r"(?P<month>1[0-2]|0?[1-9])",
-    "%d": r"(?P<day>3[01]|[12][0-9]|0?[1-9])",
-    "%j": r"(?P<yearday>36[0-6]|3[0-5][0-9]|[12][0-9]{2}|0?[1-9][0-9]|0{0,2}[1-9])",
-    "%H": r"(?P<hour>2[0-3]|[01][0-9]|[0-9])",
-    "%I": r"(?P<hour12>1[0-2]|0?[1-9])",
-    "%M": r"(?P<minute>[0-5][0-9]|[0-9])",
-    "%S": r"(?P<second>[0-5][0-9]|[0-9])",
-    "%f": r"(?P<fraction>[0-9]{1,6})0*",
-    "%p": r"(?P<half>[AaPp][Mm])",
-    "%b": rf"(?P<name>(?i:{'|'.join(name[:3] for name in _MONTHS)}))",
-    "%B": rf"(?P<name>(?i:{'|'.join(_MONTHS)}))",
-    "%z": r"(?P<offset>Z|[+-](?:[01][0-9]|2[0-3]):?[0-5][0-9])",
-    "%%": "%",
-}
-_SHORTHANDS: Final = {"%T": "%H:%M:%S", "%F": "%Y-%m-%d", "%R": "%H:%M"}
-
-
-def compile_format(text_format: str) -> Callable[[pa.Array], _Read]:
-    """Compiles a strptime format into a vectorised reader.
-
-    Not the C library's strptime: that one depends on the locale, takes 30 February as 2 March and drops offsets.
-    Numbers may lack their leading zero, as in Python's; month names are English; white space must be as in the format.
-    """
-    for short, long in _SHORTHANDS.items():
-        text_format = text_format.replace(short, long)
-    parts = re.split(r"(%.)", text_format)
-    pattern = (
-        "^" + "".join(_DIRECTIVES[part] if part in _DIRECTIVES else re.escape(part) for part in parts) + "$"
+def _micros_of_days(days: pa.Array, fraction: str) -> tuple[Micros, Mask]:
+    """Day numbers in microseconds, and whether they mean a whole number of what `fraction` asks for."""
+    trimmed = pc.replace_substring_regex(days, r"(\.[0-9]{15})0+$", r"\1")
+    counted = pc.multiply(
+        trimmed.cast(pa.decimal128(22, 15)), pa.scalar(MICROSECONDS_PER_DAY, pa.decimal128(11))
     )
-    names = set(re.findall(r"\?P<(\w+)>", pattern))
-
-    def read(text: pa.Array) -> _Read:
-        found = pc.extract_regex(text, pattern)
-        ok = pc.is_valid(found).to_numpy(zero_copy_only=False)
-        fields = _Fields(found, names)
-        days, exists = fields.days()
-        micros = days * MICROSECONDS_PER_DAY + fields.clock() - fields.offset()
-        return _Read(micros, ok & exists, np.full(len(text), "offset" not in names))
-
-    return read
-
-
-class _Fields:
-    """The groups of a matched format as numbers; zero where the text did not match."""
-
-    def __init__(self, found: pa.Array, names: set[str]) -> None:
-        self._found = found
-        self._names = names
-
-    def days(self) -> tuple[Micros, Mask]:
-        """Days since 1970, and whether the day exists."""
-        year = self._number("year", 1970)
-        if "yearday" in self._names:
-            begin = _month_start(year, np.ones_like(year))
-            length = _month_start(year + 1, np.ones_like(year)) - begin
-            yearday = self._number("yearday", 1)
-            return begin + yearday - 1, yearday <= length
-        month = self._month_named() if "name" in self._names else self._number("month", 1)
-        day = self._number("day", 1)
-        return _month_start(year, month) + day - 1, day <= _days_in_month(year, month)
-
-    def clock(self) -> Micros:
-        """Microseconds since midnight."""
-        hour = self._number("hour", 0)
-        if "hour12" in self._names:
-            afternoon = pc.equal(pc.utf8_lower(self._text("half")), "pm")
-            hour = self._number("hour12", 0) % 12 + 12 * afternoon.to_numpy(zero_copy_only=False)
-        seconds = hour * 3600 + self._number("minute", 0) * 60 + self._number("second", 0)
-        if "fraction" not in self._names:
-            return seconds * MICROSECONDS_PER_SECOND
-        fraction = _whole_numbers(pc.utf8_rpad(self._text("fraction"), 6, "0"))
-        return seconds * MICROSECONDS_PER_SECOND + fraction
-
-    def offset(self) -> Micros:
-        """Microseconds east of UTC; zero without %z."""
-        if "offset" not in self._names:
-            return np.zeros(len(self._found), dtype=np.int64)
-        text = pc.replace_substring(self._text("offset", "Z"), ":", "")
-        text = pc.if_else(pc.equal(text, "Z"), "+0000", text)
-        digits = _whole_numbers(pc.utf8_slice_codeunits(text, 1, 5))
-        west = pc.starts_with(text, "-").to_numpy(zero_copy_only=False)
-        seconds: Micros = (digits // 100 * 60 + digits % 100) * 60
-        return seconds * MICROSECONDS_PER_SECOND * np.where(west, -1, 1)
-
-    def _text(self, name: str, otherwise: str = "0") -> pa.Array:
-        return pc.fill_null(pc.struct_field(self._found, name), otherwise)
-
-    def _number(self, name: str, otherwise: int) -> Micros:
-        if name not in self._names:
-            return np.full(len(self._found), otherwise, dtype=np.int64)
-        return _whole_numbers(self._text(name))
-
-    def _month_named(self) -> Micros:
-        short = pc.utf8_slice_codeunits(pc.utf8_lower(self._text("name")), 0, 3)
-        places = pc.index_in(short, value_set=pa.array([name[:3] for name in _MONTHS]))
-        months: Micros = pc.fill_null(places, 0).to_numpy(zero_copy_only=False).astype(np.int64) + 1
-        return months
-
-
-def _whole_numbers(text: pa.Array) -> Micros:
-    numbers: Micros = text.cast(pa.int64()).to_numpy(zero_copy_only=False)
-    return numbers
-
-
-def _month_start(year: Micros, month: Micros) -> Micros:
-    """Days from 1970-01-01 to the first of the month (proleptic Gregorian)."""
-    months = (year - 1970) * 12 + month - 1
-    days: Micros = months.astype("datetime64[M]").astype("datetime64[D]").astype(np.int64)
-    return days
-
-
-def _days_in_month(year: Micros, month: Micros) -> Micros:
-    length: Micros = _month_start(year, month + 1) - _month_start(year, month)
-    return length
+    whole = pc.round(counted, ndigits=0, round_mode="half_to_even")
+    micros = whole.cast(pa.decimal128(38, 0)).cast(pa.int64()).to_numpy(zero_copy_only=False)
+    if fraction == "exact":
+        return micros, pc.equal(whole, counted).to_numpy(zero_copy_only=False)
+    half = MICROSECONDS_PER_SECOND // 2
+    seconds = (micros + half) // MICROSECONDS_PER_SECOND * MICROSECONDS_PER_SECOND
+    return seconds, np.abs(micros - seconds) <= _TO_WHOLE_SECOND_MAX

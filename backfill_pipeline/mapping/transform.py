@@ -6,111 +6,44 @@ Does not: what an entry must be to be posted (`schemas/ledger_entry.py`).
 Each kind of rule has one compiler: rule → function from a chunk of columns to one column. There is no loop over rows.
 """
 
-from collections.abc import Callable
-
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from backfill_pipeline.definition.fields import (
-    AccountRule,
-    ColumnRule,
-    ConstantRule,
-    GeneratedReferenceRule,
-    NumberRule,
-    TextRule,
-)
+from backfill_pipeline.definition.fields import GeneratedReferenceRule
 from backfill_pipeline.definition.models import SourceDefinition
-from backfill_pipeline.mapping.account_map import AccountLookup, read_account_map
-from backfill_pipeline.mapping.amounts import Numbers, parse_numbers
+from backfill_pipeline.definition.names import text_fields
+from backfill_pipeline.mapping.amounts import Numbers, read_numbers
+from backfill_pipeline.mapping.lookups import Lookups, read_lookups
 from backfill_pipeline.mapping.metadata import json_objects
 from backfill_pipeline.mapping.references import content_hashes, render_references, spread_occurrences
 from backfill_pipeline.mapping.rows import Rows
-from backfill_pipeline.mapping.times import parse_times
+from backfill_pipeline.mapping.rules import CompiledRules, Decision, derive_columns
+from backfill_pipeline.mapping.text import compile_text
+from backfill_pipeline.mapping.times import read_times
 from backfill_pipeline.money import AMOUNT_TYPE
 from backfill_pipeline.schemas.extracted import ERROR_CODE, ERROR_REASON, SOURCE_ROW, to_pandas
 from backfill_pipeline.schemas.frames import ENTRY_SCHEMA
 from backfill_pipeline.schemas.rejects import RejectCode
-from backfill_pipeline.schemas.row_errors import positions_of
-
-TextCompiled = Callable[[Rows], pa.Array]
-
-
-# --- compilers of rules -----------------------------------------------------------------------------------------
-
-
-def compile_text(
-    rule: ConstantRule | ColumnRule, field: str, lookup: AccountLookup | None, missing: str | None
-) -> TextCompiled:
-    """A rule for text → one string column.
-
-    Args:
-        rule: constant, column, or column through the account map.
-        field: for errors.
-        lookup: the account map, for rules that use it.
-        missing: the code of rows without a value; None when that is no error.
-    """
-    if isinstance(rule, ConstantRule):
-        constant = pa.scalar(rule.constant.strip(), pa.string())
-        return lambda rows: pa.repeat(constant, len(rows))
-    default = rule.default if isinstance(rule, TextRule) else None
-    use_map = isinstance(rule, AccountRule) and rule.map is not None
-
-    def text(rows: Rows) -> pa.Array:
-        values = rows.trimmed(rule.column)
-        empty = pc.fill_null(pc.equal(values, ""), False)
-        if pc.any(empty).as_py():
-            if default is not None:
-                values = pc.if_else(empty, default, values)
-            elif missing is not None:
-                rows.errors.add(
-                    positions_of(empty), missing, field, f"{field} is missing: column {rule.column} is empty"
-                )
-        return _mapped(rows, values, field, lookup) if use_map and lookup is not None else values
-
-    return text
-
-
-def _mapped(rows: Rows, values: pa.Array, field: str, lookup: AccountLookup) -> pa.Array:
-    """Through the account map."""
-    targets = lookup.targets.take(pc.index_in(values, value_set=lookup.sources))
-    unmapped = pc.and_(pc.is_null(targets), pc.fill_null(pc.not_equal(values, ""), False))
-    if lookup.keep_missing:
-        return pc.coalesce(targets, values)
-    words = "is not in the account map"
-    rows.errors.add_where(
-        unmapped, RejectCode.ACCOUNT_UNMAPPED, field, field.removesuffix("_id"), values, words
-    )
-    return targets
-
-
-def compile_number(rule: NumberRule, field: str, missing: str | None) -> Callable[[Rows], Numbers]:
-    """A rule for a number → decimals and their scales. `missing` as in `compile_text`."""
-
-    def numbers(rows: Rows) -> Numbers:
-        text = rows.trimmed(rule.column)
-        if missing is not None:
-            empty = positions_of(pc.equal(text, ""))
-            rows.errors.add(empty, missing, field, f"{field} is missing: column {rule.column} is empty")
-        return parse_numbers(text, rule, field, rows.errors)
-
-    return numbers
 
 
 class Mapping:
     """A definition, compiled: maps any chunk of its source."""
 
-    def __init__(self, definition: SourceDefinition, lookup: AccountLookup | None) -> None:
+    def __init__(self, definition: SourceDefinition, lookups: Lookups) -> None:
         fields = definition.fields
         self._source_id = definition.id
         self._metadata = dict(definition.metadata)
-        self._texts = {
-            name: compile_text(rule, name, lookup, RejectCode(f"{name}_missing"))
-            for name, rule in fields.rules().items()
-            if isinstance(rule, ConstantRule | ColumnRule)
+        self._columns = {
+            name: compile_text(value, name, lookups, None) for name, value in definition.columns.items()
         }
-        self._amount = compile_number(fields.amount, "amount", RejectCode.AMOUNT_MISSING)
-        self._fx_rate = None if fields.fx_rate is None else compile_number(fields.fx_rate, "fx_rate", None)
+        self._rules = CompiledRules(definition, lookups)
+        self._texts = {
+            name: compile_text(rule, name, lookups, RejectCode(f"{name}_missing"))
+            for name, rule in text_fields(fields).items()
+        }
+        self._amount = fields.amount
+        self._fx_rate = fields.fx_rate
         self._time = fields.timestamp_utc
         self._reference = fields.reference_id
 
@@ -129,14 +62,16 @@ class Mapping:
         if isinstance(extracted, pd.DataFrame):
             extracted = pa.Table.from_pandas(extracted, preserve_index=False)
         rows = Rows(extracted)
+        derive_columns(rows, self._columns)
+        decision = self._rules.decide(rows)
         columns: dict[str, pa.Array] = {"source_row": rows.raw(SOURCE_ROW)}
         for (
             name
         ) in ENTRY_SCHEMA.names:  # in the order of the fields, so that the first failing one gives the code
             if name in self._texts:
-                columns[name] = self._texts[name](rows)
+                columns[name] = decision.value(name, self._texts[name])
             elif name == "amount":
-                self._put_numbers(columns, name, self._amount(rows))
+                self._put_numbers(columns, name, self._amounts(decision))
             elif name == "fx_rate":
                 self._put_numbers(columns, name, self._rates(rows))
             elif name == "timestamp_utc":
@@ -146,24 +81,26 @@ class Mapping:
         columns["metadata"] = json_objects(
             {key: rows.raw(column) for key, column in self._metadata.items()}, len(rows)
         )
-        columns |= self._errors(rows)
+        columns |= self._findings(rows)
         return to_pandas(pa.table([columns[name] for name in ENTRY_SCHEMA.names], schema=ENTRY_SCHEMA))
 
     @staticmethod
     def _put_numbers(columns: dict[str, pa.Array], name: str, numbers: Numbers) -> None:
         columns[name], columns[f"{name}_scale"] = numbers.values, numbers.scales
 
+    def _amounts(self, decision: Decision) -> Numbers:
+        def currency() -> pa.Array:
+            return decision.value("currency_code", self._texts["currency_code"])
+
+        return decision.amounts(self._amount, RejectCode.AMOUNT_MISSING, currency)
+
     def _rates(self, rows: Rows) -> Numbers:
         if self._fx_rate is None:
             return Numbers(pa.nulls(len(rows), AMOUNT_TYPE), pa.nulls(len(rows), pa.int8()))
-        return self._fx_rate(rows)
+        return read_numbers(rows, self._fx_rate, "fx_rate", None)
 
     def _times(self, rows: Rows) -> pa.Array:
-        text = rows.trimmed(self._time.column)
-        empty = positions_of(pc.equal(text, ""))
-        reason = f"timestamp_utc is missing: column {self._time.column} is empty"
-        rows.errors.add(empty, RejectCode.TIME_MISSING, "timestamp_utc", reason)
-        return parse_times(text, self._time, rows.errors)
+        return read_times(rows, self._time)
 
     def _references(self, rows: Rows, occurrences: pa.Table | None) -> pa.Array:
         assert isinstance(self._reference, GeneratedReferenceRule)
@@ -171,24 +108,30 @@ class Mapping:
         return render_references(self._source_id, content_hashes(rows.table, self._reference.columns), spread)
 
     @staticmethod
-    def _errors(rows: Rows) -> dict[str, pa.Array]:
+    def _findings(rows: Rows) -> dict[str, pa.Array]:
+        """What is wrong with rows, and which of them are left out: a row that is left out has no error."""
         code, field, reason = rows.errors.columns(len(rows))
+        filtered = rows.filter_reasons
+        if filtered.null_count < len(rows):
+            left_out, nothing = pc.is_valid(filtered), pa.scalar(None, pa.string())
+            code, field, reason = (pc.if_else(left_out, nothing, one) for one in (code, field, reason))
         malformed = rows.raw(ERROR_CODE)
         if malformed.null_count < len(rows):
             bad = pc.is_valid(malformed)
             code = pc.if_else(bad, malformed, code)
             field = pc.if_else(bad, pa.scalar(None, pa.string()), field)
             reason = pc.if_else(bad, rows.raw(ERROR_REASON), reason)
-        return {"error_code": code, "error_field": field, "error_reason": reason}
+        found = {"error_code": code, "error_field": field, "error_reason": reason}
+        return found | {"filter_reason": filtered}
 
 
 def compile_mapping(definition: SourceDefinition) -> Mapping:
-    """Compiles a definition; reads its account map.
+    """Compiles a definition; reads its account map and lookups.
 
     Raises:
-        SourceFileError: the account map's file is missing or malformed.
+        SourceFileError: the file of the account map or of a lookup is missing or malformed.
     """
-    return Mapping(definition, read_account_map(definition.account_map))
+    return Mapping(definition, read_lookups(definition))
 
 
 def generated_reference_columns(definition: SourceDefinition) -> tuple[bool, tuple[str, ...] | None]:

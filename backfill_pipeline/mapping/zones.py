@@ -8,12 +8,14 @@ Python's zoneinfo is asked, not Arrow, because it finds the tzdata package where
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Final
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 
 MICROSECONDS_PER_SECOND: Final = 1_000_000
 MICROSECONDS_PER_DAY: Final = 86_400 * MICROSECONDS_PER_SECOND
@@ -32,14 +34,27 @@ class Localised:
     """Local times in UTC.
 
     Attributes:
-        utc: int64 microseconds since 1970; meaningless where one of the masks is true.
+        utc: int64 microseconds since 1970, by the offset before a change of clocks at that time: the earlier one of
+            two, and as far behind the gap as the skipped time was in it (RFC 5545).
+        later: the same by the offset after it.
         nonexistent: the clock skipped this time.
         ambiguous: the clock showed this time twice.
     """
 
     utc: Micros
+    later: Micros
     nonexistent: Mask
     ambiguous: Mask
+
+
+_NO_ZONES: Final = ("Factory", "localtime", "posixrules")
+"""Zone files that mean something else on every machine."""
+
+
+@cache
+def known_zones() -> pa.Array:
+    """IANA names as an Arrow string array, sorted: the value set for `pyarrow.compute.index_in`."""
+    return pa.array(sorted(available_timezones().difference(_NO_ZONES)), pa.string())
 
 
 def localise(local: Micros, zone_name: str) -> Localised:
@@ -59,6 +74,7 @@ def localise(local: Micros, zone_name: str) -> Localised:
         offset_of_day[number] = next(iter(offsets))
         changing[number] = len(offsets) > 1
     utc = local - offset_of_day[day_of]
+    later = utc.copy()
     nonexistent, ambiguous = np.zeros(len(local), dtype=bool), np.zeros(len(local), dtype=bool)
     if changing.any():
         # The two days a year on which clocks change: each second that occurs is looked up by itself.
@@ -67,9 +83,10 @@ def localise(local: Micros, zone_name: str) -> Localised:
         pairs = [_offsets(_EPOCH + timedelta(seconds=second), zone) for second in seconds.tolist()]
         first, second = np.array(pairs, dtype=np.int64)[second_of].T
         utc[at] = local[at] - first
+        later[at] = local[at] - second
         nonexistent[at] = first < second
         ambiguous[at] = first > second
-    return Localised(utc, nonexistent, ambiguous)
+    return Localised(utc, later, nonexistent, ambiguous)
 
 
 def _offsets(local: datetime, zone: ZoneInfo) -> tuple[int, int]:

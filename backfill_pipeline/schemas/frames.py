@@ -39,8 +39,12 @@ ERROR_FIELDS: tuple[pa.Field, ...] = (
     pa.field("error_reason", pa.string()),
 )
 
-ENTRY_SCHEMA = pa.schema([*VALIDATED_SCHEMA, *ERROR_FIELDS])
-"""Transformed rows, good and bad: where error_code is set, the row could not be converted and may hold nulls."""
+ENTRY_SCHEMA = pa.schema([*VALIDATED_SCHEMA, *ERROR_FIELDS, pa.field("filter_reason", pa.string())])
+"""Transformed rows: good, bad and filtered.
+
+Where error_code is set, the row could not be converted and may hold nulls. Where filter_reason is set, a rule of the
+definition leaves the row out on purpose; it has no error then, and its other columns mean nothing.
+"""
 
 FAILURES_SCHEMA = pa.schema(
     [

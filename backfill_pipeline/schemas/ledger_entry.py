@@ -6,7 +6,7 @@ Does not: conversions (`mapping/transform.py`), checks that need the ledger (unk
 The checks are one table; the pandera schema and the reasons are both made from it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -52,15 +52,17 @@ _EXCESS_DECIMALS: Final = "__excess_decimals"
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """What validation made of a chunk. `len(valid) + len(failures)` equals the rows that came in.
+    """What validation made of a chunk: valid, failed and filtered rows add up to the rows that came in.
 
     Attributes:
         valid: VALIDATED_SCHEMA, Arrow-backed, in source order.
         failures: FAILURES_SCHEMA, Arrow-backed, one row per bad row, in source order.
+        filtered: reason → rows that the definition leaves out for it.
     """
 
     valid: pd.DataFrame
     failures: pd.DataFrame
+    filtered: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,19 +77,19 @@ class _Check:
 
 
 def validate(frame: pd.DataFrame) -> Validation:
-    """Tells good entries from bad ones. No row is lost and none is changed.
+    """Tells good entries from bad and from filtered ones. No row is lost and none is changed.
 
     Args:
         frame: ENTRY_SCHEMA, Arrow-backed, ordered by source_row.
 
     Returns:
         Good rows, and one failure for each bad one: the first failing field gives code and field, the reasons of all
-        are joined by "; ".
+        are joined by "; ". Filtered rows are only counted.
 
     Raises:
         pyarrow.ArrowInvalid: the frame does not have the columns of ENTRY_SCHEMA.
     """
-    table = to_arrow(frame, ENTRY_SCHEMA)
+    table, filtered = _without_filtered(to_arrow(frame, ENTRY_SCHEMA))
     converted = pc.is_null(table["error_code"])
     bad = pc.any(pc.invert(converted)).as_py()
     entries = (table.filter(converted) if bad else table).select(VALIDATED_SCHEMA.names)
@@ -103,7 +105,17 @@ def validate(frame: pd.DataFrame) -> Validation:
     described = (
         pa.concat_tables(failures).sort_by("source_row") if failures else FAILURES_SCHEMA.empty_table()
     )
-    return Validation(to_pandas(entries.cast(VALIDATED_SCHEMA)), to_pandas(described))
+    return Validation(to_pandas(entries.cast(VALIDATED_SCHEMA)), to_pandas(described), filtered)
+
+
+def _without_filtered(table: pa.Table) -> tuple[pa.Table, dict[str, int]]:
+    """The rows that are not left out, and how many are, by reason."""
+    reasons = table["filter_reason"]
+    if reasons.null_count == table.num_rows:
+        return table, {}
+    counts = pc.value_counts(pc.drop_null(reasons)).to_pylist()
+    filtered = {one["values"]: one["counts"] for one in counts}
+    return table.filter(pc.is_null(reasons)), dict(sorted(filtered.items()))
 
 
 def _failed_checks(entries: pa.Table) -> dict[int, Positions]:

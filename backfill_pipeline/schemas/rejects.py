@@ -44,9 +44,17 @@ class RejectCode(StrEnum):
     DEBIT_ACCOUNT_ID_MISSING = "debit_account_id_missing"
     CREDIT_ACCOUNT_ID_MISSING = "credit_account_id_missing"
     ACCOUNT_UNMAPPED = "account_unmapped"
+    LOOKUP_MISSING = "lookup_missing"
+    VALUE_UNMATCHED = "value_unmatched"
+    VALUE_MALFORMED = "value_malformed"
+    RULE_REJECTED = "rule_rejected"
     AMOUNT_MISSING = "amount_missing"
     AMOUNT_MALFORMED = "amount_malformed"
     AMOUNT_OUT_OF_RANGE = "amount_out_of_range"
+    AMOUNT_INEXACT = "amount_inexact"
+    AMOUNT_SIGN_UNCLEAR = "amount_sign_unclear"
+    AMOUNT_IN_AND_OUT = "amount_in_and_out"
+    AMOUNT_MINOR_UNIT_UNKNOWN = "amount_minor_unit_unknown"
     CURRENCY_CODE_MISSING = "currency_code_missing"
     ASSET_TYPE_MISSING = "asset_type_missing"
     TRANSACTION_TYPE_MISSING = "transaction_type_missing"
@@ -54,10 +62,12 @@ class RejectCode(StrEnum):
     TIME_MISSING = "time_missing"
     TIME_MALFORMED = "time_malformed"
     TIME_ZONE_MISSING = "time_zone_missing"
+    TIME_ZONE_UNKNOWN = "time_zone_unknown"
     TIME_NONEXISTENT = "time_nonexistent"
     TIME_AMBIGUOUS = "time_ambiguous"
     FX_RATE_MALFORMED = "fx_rate_malformed"
     FX_RATE_OUT_OF_RANGE = "fx_rate_out_of_range"
+    FX_RATE_INEXACT = "fx_rate_inexact"
 
     LEDGER_ID_TOO_LONG = "ledger_id_too_long"
     DEBIT_ACCOUNT_ID_TOO_LONG = "debit_account_id_too_long"
@@ -115,9 +125,17 @@ _EXPLANATIONS: Final[dict[RejectCode, _Explanation]] = {
             RejectCode.DEBIT_ACCOUNT_ID_MISSING: _MISSING,
             RejectCode.CREDIT_ACCOUNT_ID_MISSING: _MISSING,
             RejectCode.ACCOUNT_UNMAPPED: "not in the account map; add it, or set account_map.missing to keep",
+            RejectCode.LOOKUP_MISSING: "not in the lookup; add it, or give the lookup missing: keep or a default",
+            RejectCode.VALUE_UNMATCHED: "the text does not match the regex of its rule, which says unmatched: reject",
+            RejectCode.VALUE_MALFORMED: "a rule compares this column with a number, and it holds none",
+            RejectCode.RULE_REJECTED: "a rule of the definition rejects such rows; the reason is the rule's own",
             RejectCode.AMOUNT_MISSING: "the amount is empty",
             RejectCode.AMOUNT_MALFORMED: "no plain decimal number; marks other than the point must be stated",
             RejectCode.AMOUNT_OUT_OF_RANGE: "the amount has more than 20 digits before or 18 after the point",
+            RejectCode.AMOUNT_INEXACT: "the fraction is no decimal with at most 18 places; amounts are never rounded",
+            RejectCode.AMOUNT_SIGN_UNCLEAR: "the sign is none that the definition states, or is told twice",
+            RejectCode.AMOUNT_IN_AND_OUT: "both columns, that for money in and that for money out, are filled",
+            RejectCode.AMOUNT_MINOR_UNIT_UNKNOWN: "ISO 4217 knows no minor unit of the currency; state a number",
             RejectCode.CURRENCY_CODE_MISSING: _MISSING,
             RejectCode.ASSET_TYPE_MISSING: _MISSING,
             RejectCode.TRANSACTION_TYPE_MISSING: _MISSING,
@@ -125,10 +143,12 @@ _EXPLANATIONS: Final[dict[RejectCode, _Explanation]] = {
             RejectCode.TIME_MISSING: "the time is empty; it is never taken as now",
             RejectCode.TIME_MALFORMED: "not written in the stated format, or no date of the calendar",
             RejectCode.TIME_ZONE_MISSING: "the time has no offset and the definition names no timezone",
+            RejectCode.TIME_ZONE_UNKNOWN: "the column for the time zone holds no IANA name",
             RejectCode.TIME_NONEXISTENT: "the local time was skipped when clocks went forward",
             RejectCode.TIME_AMBIGUOUS: "the local time happened twice when clocks went back; an offset is needed",
             RejectCode.FX_RATE_MALFORMED: "no plain decimal number; marks other than the point must be stated",
             RejectCode.FX_RATE_OUT_OF_RANGE: "the rate has more than 20 digits before or 18 after the point",
+            RejectCode.FX_RATE_INEXACT: "the fraction is no decimal with at most 18 places; rates are never rounded",
         },
     ),
     **_explain(

@@ -47,6 +47,10 @@ class RowErrors:
         if len(positions):
             self.add(positions, code, field, quoting(before, values.take(pa.array(positions)), after))
 
+    def add_from(self, other: "RowErrors", positions: Positions) -> None:
+        """Adds the errors of a part of the rows; `positions` are those of the part's rows among these."""
+        self._added.extend((positions[at], *rest) for at, *rest in other._added)
+
     def __bool__(self) -> bool:
         return bool(self._added)
 

@@ -1,7 +1,7 @@
 """Cutting a stream of records into chunks.
 
 Belongs here: how many records make a chunk, and the limit on the number of chunks.
-Does not: finding records (`csv_records.py`) or parsing them (`csv_reader.py`).
+Does not: finding records (`csv_records.py`) or parsing them (the readers).
 """
 
 from collections.abc import Iterator
@@ -17,18 +17,18 @@ CHUNK_BYTES_MAX: Final = 128 << 20
 """A chunk is closed early when its bytes reach this, so that wide records do not make a partition too big to hold."""
 
 
-def bytes_per_chunk(size: int) -> int:
-    """At which size a chunk is closed; more for files so big that this would give too many chunks."""
-    return max(CHUNK_BYTES_MAX, size // (CHUNK_COUNT_MAX // 4))
+def bytes_per_chunk(size: int, count_max: int = CHUNK_COUNT_MAX) -> int:
+    """At which size a chunk is closed; more for files so big that this would give more than `count_max` chunks."""
+    return max(CHUNK_BYTES_MAX, size // max(1, count_max // 4))
 
 
-def rows_per_chunk(chunk_rows: int, records: Records, size: int) -> int:
+def rows_per_chunk(chunk_rows: int, records: Records, size: int, count_max: int = CHUNK_COUNT_MAX) -> int:
     """Raises `chunk_rows` when the file, by the size of its first records, would give too many chunks.
 
     Half of the limit is aimed at, because later records may be shorter; `ChunkCutter` sees to the rest.
     """
     bytes_per_record = (int(records.following[-1]) - int(records.start[0])) / len(records)
-    return max(1, chunk_rows, int(size / bytes_per_record / (CHUNK_COUNT_MAX // 2)))
+    return max(1, chunk_rows, int(size / bytes_per_record / max(1, count_max // 2)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +50,13 @@ class Piece:
 class ChunkCutter:
     """Collects records until a chunk is full.
 
-    A chunk is full at `rows` records or `bytes_max` bytes. From half of CHUNK_COUNT_MAX chunks on, `rows` doubles every
+    A chunk is full at `rows` records or `bytes_max` bytes. From half of `count_max` chunks on, `rows` doubles every
     hundred chunks, and the last allowed chunk takes all that is left, so that the limit holds for any file.
     """
 
     rows: int
     bytes_max: int
+    count_max: int = CHUNK_COUNT_MAX
     number: int = 1
     next_row: int = 1
     _records: list[Records] = field(default_factory=list)
@@ -85,12 +86,12 @@ class ChunkCutter:
         return self._cut() if self._held_rows else None
 
     def _is_last(self) -> bool:
-        return self.number >= CHUNK_COUNT_MAX
+        return self.number >= self.count_max
 
     def _rows_wanted(self) -> int:
         if self._is_last():
             return 1 << 62
-        return self.rows << max(0, (self.number - CHUNK_COUNT_MAX // 2) // 100)
+        return self.rows << max(0, (self.number - self.count_max // 2) // 100)
 
     def _rows_within_bytes(self, records: Records) -> int:
         if self._is_last():

@@ -72,6 +72,12 @@ class Records:
         cut = slice(first, stop)
         return Records(self.start[cut], self.end[cut], self.following[cut], self.line[cut], self.problem[cut])
 
+    def where(self, kept: npt.NDArray[np.bool_]) -> "Records":
+        """The records for which `kept` is true."""
+        return Records(
+            self.start[kept], self.end[kept], self.following[kept], self.line[kept], self.problem[kept]
+        )
+
     def shifted(self, bytes_by: int) -> "Records":
         """The same records with every byte offset moved."""
         return Records(

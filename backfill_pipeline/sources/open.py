@@ -4,11 +4,38 @@ Belongs here: the one place that knows which kinds of source there are.
 Does not: reading.
 """
 
+from functools import partial
+from pathlib import Path
+
 from backfill_pipeline.definition.models import SourceDefinition
+from backfill_pipeline.sources.compressed import content_of
 from backfill_pipeline.sources.csv_reader import CsvReader
-from backfill_pipeline.sources.protocol import SourceReader
+from backfill_pipeline.sources.fixed_reader import FixedReader
+from backfill_pipeline.sources.jsonl_reader import JsonLinesReader
+from backfill_pipeline.sources.parquet_reader import ParquetReader
+from backfill_pipeline.sources.protocol import CHUNK_COUNT_MAX, SourceReader
+from backfill_pipeline.sources.several import SeveralReader
 
 
 def open_source(definition: SourceDefinition) -> SourceReader:
     """The reader of a source. Nothing is opened or read yet."""
-    return CsvReader(definition.file, definition.csv)
+    if definition.files is not None:
+        return SeveralReader(definition.files, partial(_open_file, definition))
+    assert definition.file is not None  # the definition has one of the two
+    return _open_file(definition, definition.file, CHUNK_COUNT_MAX)
+
+
+def _open_file(definition: SourceDefinition, file: Path, chunk_count_max: int) -> SourceReader:
+    if definition.type == "parquet":
+        return ParquetReader(
+            file, definition.parquet, definition.columns_read(), chunk_count_max=chunk_count_max
+        )
+    content = content_of(file, definition.member)
+    match definition.type:
+        case "csv":
+            return CsvReader(content, definition.csv, chunk_count_max=chunk_count_max)
+        case "jsonl":
+            return JsonLinesReader(content, list(definition.columns_read()), chunk_count_max=chunk_count_max)
+        case "fixed":
+            assert definition.fixed is not None
+            return FixedReader(content, definition.fixed, chunk_count_max=chunk_count_max)

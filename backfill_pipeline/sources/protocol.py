@@ -19,10 +19,11 @@ class SourceChunk:
         number: 1-based, in source order.
         first_row: 1-based number of its first data record in the whole source.
         row_count: records in it, malformed ones included.
-        first_line: 1-based physical line of its first record.
-        byte_offset: where its first record starts.
-        byte_length: up to and including the line terminator of its last record.
-        sha256: of exactly these bytes, hexadecimal.
+        first_line: 1-based physical line of its first record, in its own file.
+        byte_offset: where its first record starts; in the unpacked content of a compressed file. Readers of what is not
+            bytes, or not one file, count in units of their own (`parquet_reader.py`, `several.py`).
+        byte_length: up to and including the line terminator of its last record, in the same units.
+        sha256: of exactly this part, hexadecimal.
     """
 
     number: int
@@ -39,9 +40,9 @@ class SourceManifest:
     """What one pass over a source found out.
 
     Attributes:
-        file_name: last part of the path.
-        size_bytes: of the whole file.
-        sha256: of the whole file, hexadecimal.
+        file_name: last part of the path; of the first one, with how many more there are.
+        size_bytes: of the whole file, or of all files together, as they are (packed, when they are).
+        sha256: of the whole file; of several, over all names and contents. Hexadecimal.
         header: column names, in file order.
         row_count: data records, malformed ones included; the sum over `chunks`.
         chunks: at most `CHUNK_COUNT_MAX`, in source order; none when there is no data record.

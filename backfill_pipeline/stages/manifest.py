@@ -23,7 +23,7 @@ from backfill_pipeline.ledger.registrations import (
 )
 from backfill_pipeline.mapping.accounts import read_accounts
 from backfill_pipeline.mapping.references import OccurrenceIndex
-from backfill_pipeline.sources.csv_reader import check_header
+from backfill_pipeline.sources.headers import check_header
 from backfill_pipeline.sources.open import open_source
 from backfill_pipeline.sources.protocol import SourceManifest
 from backfill_pipeline.stages.config import DEFAULT_PARTITION_ROWS

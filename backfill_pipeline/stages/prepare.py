@@ -7,7 +7,7 @@ Does not: posting, the order of partitions.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -102,7 +102,7 @@ class PartitionFrames:
         return self._transformed
 
     def validated(self) -> pa.Table:
-        """VALIDATED: the good entries. The others are in the rejects table by then.
+        """VALIDATED: the good entries. By then the bad ones are in the rejects table, and the filtered ones counted.
 
         Raises:
             TooManyRejectsError: more rejects than the source's `max_error_rate` allows.
@@ -126,8 +126,9 @@ class PartitionFrames:
         return table.select(_POSITIONS.names).take(pc.index_in(source_rows, table.column(SOURCE_ROW)))
 
     def release(self) -> None:
-        """Forgets the frames that posting does not need."""
+        """Forgets the frames that posting does not need, and gives their memory back."""
         self._extracted = self._transformed = None
+        pa.default_memory_pool().release_unused()
 
     def _extract(self) -> pa.Table:
         started = time.monotonic()
@@ -142,7 +143,7 @@ class PartitionFrames:
         frame = self.work.mapping.transform(to_pandas(extracted), self._occurrences())
         table = to_arrow(frame, ENTRY_SCHEMA)
         self.work.intermediates.write("transformed", self.key, table)
-        failed = pc.sum(pc.is_valid(table.column("error_code"))).as_py() or 0
+        failed = table.num_rows - table.column("error_code").null_count
         self._report("transformed", extracted.num_rows, table.num_rows, started, conversion_failures=failed)
         return table
 
@@ -164,29 +165,38 @@ class PartitionFrames:
             build_rejects(outcome.failures, self._rejected_rows(outcome.failures), self.work.reader),
             REJECTS_SCHEMA,
         )
-        if valid.num_rows + rejected.num_rows != transformed.num_rows:
+        filtered = outcome.filtered
+        if valid.num_rows + rejected.num_rows + sum(filtered.values()) != transformed.num_rows:
             raise AssertionError(f"validation lost rows of partition {self.key}")
-        retrying(self.config, lambda: self._record(valid, rejected), self.log)
+        retrying(self.config, lambda: self._record(valid, rejected, filtered), self.log)
         if rejected.num_rows:
             first = rejected.slice(0, 1).to_pylist()[0]
             note = f"the first is in line {first['source_line']}: {first['code']}, {first['reason']}"
             refuse_too_many_rejects(self.work, self.key, rejected.num_rows, note=note)
         # Last, so that the file of a partition with too many rejects does not exist and cannot be posted by itself.
         self.work.intermediates.write("validated", self.key, valid)
-        self._report("validated", transformed.num_rows, valid.num_rows, started, rejected=rejected.num_rows)
+        details = {"rejected": rejected.num_rows} | {
+            f"filtered: {why}": count for why, count in filtered.items()
+        }
+        self._report("validated", transformed.num_rows, valid.num_rows, started, **details)
         return valid
 
     def _rejected_rows(self, failures: pd.DataFrame) -> pa.Table:
         rows = pa.array(failures["source_row"], type=pa.int64())
         return self.positions(rows)
 
-    def _record(self, valid: pa.Table, rejected: pa.Table) -> None:
+    def _record(self, valid: pa.Table, rejected: pa.Table, filtered: Mapping[str, int]) -> None:
         partition = self.work.registration.partition(self.key)
         with self.work.connect() as connection, ledger_errors("record rejects in"), connection.transaction():
             rejects.replace_early(connection, partition.id, rejected)
             source_data.replace(connection, self.work.definition.id, partition.id, valid)
             registrations.record_validated(
-                connection, partition.id, rejected=rejected.num_rows, filtered=0, valid_rows=valid.num_rows
+                connection,
+                partition.id,
+                rejected=rejected.num_rows,
+                filtered=sum(filtered.values()),
+                filtered_by_reason=filtered,
+                valid_rows=valid.num_rows,
             )
             refresh_reject_file(connection, self.work, self.key)
 

@@ -5,8 +5,9 @@ Does not: comparing entry by entry (`comparison.py`), reading the ledger (`ledge
 `ledger/balances.py`), repairing anything.
 
 Partition by partition, so memory does not grow with the source. The expected side is the validated frame; when its
-file is gone, it is made again from the source. Three things go on at a time, each mostly the work of another process
-or thread: the server reads a partition, this one compares the one before, and balances are summed.
+file is gone, it is made again from the source. Rows that were repaired are made again from what was sent. Three things
+go on at a time, each mostly the work of another process or thread: the server reads a partition, this one compares the
+one before, and balances are summed.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from backfill_pipeline.stages.comparison import (
     unexpected_breaks,
 )
 from backfill_pipeline.stages.prepare import PartitionFrames
+from backfill_pipeline.stages.replay import replayed_entries
 from backfill_pipeline.stages.work import SourceWork
 
 
@@ -190,6 +192,9 @@ def _reconcile_partition(
     if refused:
         refused_rows = pa.array(list(refused), pa.int64())
         expected = expected.filter(pc.invert(pc.is_in(expected.column("source_row"), refused_rows)))
+    replayed = replayed_entries(connection, work, partition.id)
+    if replayed.num_rows:
+        expected = pa.concat_tables([expected, replayed]).sort_by("source_row")
     if actual.num_rows != outcome.posted:
         report.add(_count_break(key, "posted", outcome.posted, actual.num_rows))
     aligned = align(expected, actual)

@@ -10,7 +10,7 @@ from backfill_pipeline.mapping.accounts import read_accounts
 from backfill_pipeline.mapping.references import OccurrenceIndex, read_occurrences
 from backfill_pipeline.mapping.transform import compile_mapping, generated_reference_columns
 from backfill_pipeline.schemas.ledger_entry import validate
-from backfill_pipeline.sources.csv_reader import check_header
+from backfill_pipeline.sources.headers import check_header
 from backfill_pipeline.sources.open import open_source
 
 DATA = Path(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backfill_pipeline.definition.fields import NumberRule
+from backfill_pipeline.definition.numbers import NumberRule
 from backfill_pipeline.mapping.amounts import Numbers, parse_numbers
 from backfill_pipeline.schemas.row_errors import RowErrors
 

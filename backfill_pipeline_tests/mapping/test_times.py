@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backfill_pipeline.definition.fields import TimeRule
+from backfill_pipeline.definition.times import TimeRule
 from backfill_pipeline.mapping.times import parse_times
 from backfill_pipeline.schemas.row_errors import RowErrors
 

@@ -37,7 +37,7 @@ def test_a_good_row_becomes_the_entry_it_describes(define: Define) -> None:
         "amount": Decimal("10"), "amount_scale": 2, "currency_code": "EUR", "asset_type": "fiat",
         "transaction_type": "TRANSFER", "reference_id": "r1", "timestamp_utc": datetime(2024, 1, 1, tzinfo=UTC),
         "fx_rate": None, "fx_rate_scale": None, "metadata": '{"note": "say \\"hi\\""}',
-        "error_code": None, "error_field": None, "error_reason": None,
+        "error_code": None, "error_field": None, "error_reason": None, "filter_reason": None,
     }  # fmt: skip
 
 

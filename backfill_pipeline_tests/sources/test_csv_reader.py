@@ -7,7 +7,7 @@ import pytest
 
 from backfill_pipeline.definition.formats import CsvDialect
 from backfill_pipeline.errors import SourceChangedError, SourceFileError
-from backfill_pipeline.sources import csv_reader, csv_records, protocol
+from backfill_pipeline.sources import csv_records, protocol, records_reader
 from backfill_pipeline.sources.csv_reader import CsvReader
 
 
@@ -204,7 +204,7 @@ def test_there_are_never_more_chunks_than_allowed(tmp_path: Path, monkeypatch: p
 
 
 def test_wide_records_close_a_chunk_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(csv_reader, "bytes_per_chunk", lambda size: 1000)
+    monkeypatch.setattr(records_reader, "bytes_per_chunk", lambda size, count_max: 1000)
     reader = reader_of(tmp_path, b"a\n" + (b"x" * 99 + b"\n") * 100)
     manifest = reader.survey(1000)
     assert {chunk.row_count for chunk in manifest.chunks} == {10}
@@ -217,3 +217,33 @@ def test_visit_sees_what_reading_gives(tmp_path: Path) -> None:
     manifest = reader.survey(2, visit=visited.append)
     for chunk, table in zip(manifest.chunks, visited, strict=True):
         assert reader.read_chunk(chunk, manifest.header).equals(table)
+
+
+def test_lines_before_and_after_and_comments_are_passed_over(tmp_path: Path) -> None:
+    content = b'Bank "AG\r\n;;\r\n#x,y\na,b\n1,2\n# "bad \xff\0\n\n3,4\n5,6\nTotal,3\nprinted by,x,y\n'
+    for block_bytes in (1, 2, 3, 7, 1000):
+        file = tmp_path / "export.csv"
+        file.write_bytes(content)
+        dialect = CsvDialect(skip_lines=2, skip_footer_lines=2, comment="#")
+        reader = CsvReader(file, dialect, block_bytes=block_bytes)
+        for chunk_rows in (1, 2, 3):
+            found = rows(reader, chunk_rows)
+            assert [(row["a"], row["b"], row["__source_line"]) for row in found] == [
+                ("1", "2", 5), ("3", "4", 8), ("5", "6", 9),
+            ]  # fmt: skip
+            assert [row["__error_code"] for row in found] == [None] * 3
+
+
+def test_more_lines_to_pass_over_than_there_are_leave_nothing(tmp_path: Path) -> None:
+    with pytest.raises(SourceFileError, match="is empty"):
+        reader_of(tmp_path, b"a,b\n1,2\n", skip_lines=2).survey(10)
+    assert reader_of(tmp_path, b"a,b\n1,2\n", skip_footer_lines=1).survey(10).row_count == 0
+    with pytest.raises(SourceFileError, match="is empty"):
+        reader_of(tmp_path, b"a,b\n1,2\n", skip_footer_lines=3).survey(10)
+
+
+def test_text_beyond_ascii_before_blank_lines_at_the_end_is_visited(tmp_path: Path) -> None:
+    reader = reader_of(tmp_path, "a,b\né,2\n\n\n".encode())
+    visited: list[pa.Table] = []
+    reader.survey(10, visit=visited.append)
+    assert visited[0]["a"].to_pylist() == ["é"]

@@ -74,6 +74,31 @@ def test_a_run_and_its_reconciliation(world: World, sources: Callable[[str, int]
     assert len(world.references()) == _FEW + _MANY
 
 
+def test_a_run_with_rules_lookups_and_filtered_rows(world: World) -> None:
+    measured = []
+    for name, rows in (("warm", 100), ("few", _FEW), ("many", _MANY)):
+        path = world.write(
+            name,
+            [
+                row
+                for number in range(rows // 2)
+                for row in entries(2, first=2 * number + 1, note=str(number % 3))
+            ],
+            partition_rows=str(rows // 2),
+            lookups={"sides": {"inline": {"A": "A", "B": "C"}}},
+            columns={"key": {"template": name + "-{ref}"}, "side": {"column": "credit", "lookup": "sides"}},
+            rules=[
+                {"when": {"note": "0", "amount": {"above": "5"}}, "filter": "zero"},
+                {"when": {"note": "1"}, "set": {"credit_account_id": {"column": "side"}}},
+            ],
+            metadata=["key"],
+        )
+        text = path.read_text().replace("reference_id: ref", "reference_id: key")
+        path.write_text(text)
+        measured.append(lines_executed(lambda path=path: (world.post(path), world.reconcile(path))))  # type: ignore[misc]
+    assert_set_wise(*measured[1:])
+
+
 def test_a_run_in_which_everything_is_a_duplicate(world: World, sources: Callable[[str, int], Path]) -> None:
     measured = []
     for rows in (_FEW, _MANY):

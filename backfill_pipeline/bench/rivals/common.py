@@ -44,7 +44,9 @@ def create_entries_table(connection: Connection) -> None:
 
 def export_file(bench: Bench) -> Path:
     """The export itself, which rivals read as it is."""
-    return load_definition(bench.source_file).file
+    file = load_definition(bench.source_file).file
+    assert file is not None, "the benchmark's export is one file"
+    return file
 
 
 def insist_on_rows(

@@ -1,0 +1,81 @@
+"""Readers do not loop over rows: four times the rows run hardly more lines of Python."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from backfill_pipeline.definition.formats import CsvDialect, FixedFormat, ParquetFormat
+from backfill_pipeline.sources.compressed import content_of
+from backfill_pipeline.sources.content import PlainFile
+from backfill_pipeline.sources.csv_reader import CsvReader
+from backfill_pipeline.sources.fixed_reader import FixedReader
+from backfill_pipeline.sources.jsonl_reader import JsonLinesReader
+from backfill_pipeline.sources.parquet_reader import ParquetReader
+from backfill_pipeline.sources.protocol import SourceReader
+from backfill_pipeline.sources.several import SeveralReader
+from backfill_pipeline_tests.stages.test_set_wise import lines_executed
+
+_FEW, _MANY = 1_000, 4_000
+
+
+def csv(rows: int) -> bytes:
+    return b"a,b\n" + b"".join(b"%d,x\n" % number for number in range(rows))
+
+
+def plain(file: Path, rows: int) -> SourceReader:
+    file.write_bytes(csv(rows))
+    return CsvReader(file, CsvDialect())
+
+
+def compressed(file: Path, rows: int) -> SourceReader:
+    packed = file.with_suffix(".gz")
+    packed.write_bytes(gzip.compress(csv(rows)))
+    return CsvReader(content_of(packed, None), CsvDialect())
+
+
+def several(file: Path, rows: int) -> SourceReader:
+    for name in ("1.part", "2.part"):
+        (file.parent / name).write_bytes(csv(rows // 2))
+    return SeveralReader([file.parent / "*.part"], lambda one, most: CsvReader(one, CsvDialect()))
+
+
+def jsonl(file: Path, rows: int) -> SourceReader:
+    file.write_bytes(b"".join(b'{"a":%d.10,"b":{"c":"x"}}\n' % number for number in range(rows)))
+    return JsonLinesReader(PlainFile(file), ["a", "b.c"])
+
+
+def fixed(file: Path, rows: int) -> SourceReader:
+    file.write_bytes(b"".join(b"%8dx\n" % number for number in range(rows)))
+    section = {"columns": [{"name": "a", "width": "8"}, {"name": "b", "width": "1"}]}
+    return FixedReader(PlainFile(file), FixedFormat.model_validate(section))
+
+
+def parquet(file: Path, rows: int) -> SourceReader:
+    pq.write_table(pa.table({"a": range(rows)}), file)
+    return ParquetReader(file, ParquetFormat(), {})
+
+
+@pytest.mark.parametrize("make", [plain, compressed, several, jsonl, fixed, parquet])
+def test_lines_run_do_not_grow_with_rows(tmp_path: Path, make: Callable[[Path, int], SourceReader]) -> None:
+    def read(reader: SourceReader) -> None:
+        manifest = reader.survey(10_000)
+        assert (
+            sum(len(reader.read_chunk(chunk, manifest.header)) for chunk in manifest.chunks)
+            == manifest.row_count
+        )
+
+    measured = []
+    read(make(tmp_path / "warm", 10))
+    for rows in (_FEW, _MANY):
+        reader = make(tmp_path / "x", rows)
+        measured.append(lines_executed(lambda reader=reader: read(reader)))  # type: ignore[misc]
+    few, many = measured
+    grown = {name: (few[name], count) for name, count in many.items() if count > few[name] + _FEW // 10}
+    assert not grown
+    assert few.total() > 30
