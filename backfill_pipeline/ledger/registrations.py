@@ -17,6 +17,11 @@ from backfill_pipeline.errors import LedgerError, SourceChangedError
 from backfill_pipeline.ledger import checkpoints, source_data
 from backfill_pipeline.ledger.connection import ADVISORY_LOCK_SPACE, Connection, ledger_errors
 
+RULE_PREFIX = "rule:"
+"""Begins what `mapping_parts["reference_columns"]` holds for references that are not generated."""
+
+_REFERENCES = "reference_columns"
+
 
 @dataclass(frozen=True, slots=True)
 class PartitionPlan:
@@ -144,7 +149,14 @@ def describe_mapping_changes(current: Registration, parts: Mapping[str, str]) ->
         f"the mapping section '{part}'"
         for part in sorted({*current.mapping_parts, *parts})
         if current.mapping_parts.get(part) != parts.get(part)
+        and not (part == _REFERENCES and _same_references(current, parts))
     ]
+
+
+def _same_references(current: Registration, parts: Mapping[str, str]) -> bool:
+    """Whether rows get the references that they had. Nothing is known of that from before it was recorded."""
+    before, now = current.mapping_parts.get(_REFERENCES, ""), parts.get(_REFERENCES, "")
+    return before == now or (not before and now.startswith(RULE_PREFIX))
 
 
 def _refuse_unless_safe(
@@ -169,10 +181,11 @@ def _refuse_unless_safe(
     # Entries of every earlier revision count: they would be posted once more under other references.
     if not batches:
         return
-    if current.mapping_parts.get("reference_columns") != plan.mapping_parts.get("reference_columns"):
+    if not _same_references(current, plan.mapping_parts):
         raise SourceChangedError(
-            f"source {plan.source_id} generates its references from other columns than before: entries posted already"
-            " would get new references and be posted twice; keep the columns (fields.reference_id.columns),"
+            f"source {plan.source_id} makes its references from other columns or by another rule than before: entries"
+            " posted already would be posted once more under new references; keep fields.reference_id and"
+            " fields.ledger_id and what they are made of,"
             " or register it as a new revision with --accept-changed (manifest config: accept_changed)"
         )
 

@@ -6,17 +6,19 @@ Does not: the stages themselves.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from backfill_pipeline.definition.fields import GeneratedReferenceRule
+from backfill_pipeline.definition.fields import GeneratedReferenceRule, rule_columns
 from backfill_pipeline.definition.load import mapping_parts
 from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.errors import SourceChangedError, UsageError
 from backfill_pipeline.ledger import registrations
 from backfill_pipeline.ledger.connection import Connection, connect
-from backfill_pipeline.ledger.registrations import Registration
+from backfill_pipeline.ledger.registrations import RULE_PREFIX, Registration
 from backfill_pipeline.mapping.transform import Mapping, compile_mapping
 from backfill_pipeline.sources.open import open_source
 from backfill_pipeline.sources.protocol import SourceChunk, SourceReader
@@ -63,20 +65,33 @@ class SourceWork:
         )
 
 
-def reference_columns(definition: SourceDefinition, header: tuple[str, ...]) -> str:
-    """The columns that generated references are made of, or "" when the source has references of its own.
+def reference_columns(definition: SourceDefinition, header: tuple[str, ...], parts: dict[str, str]) -> str:
+    """What references are made of: the columns of generated ones, else the hash of the rules that give them.
 
-    Part of what a registration is bound to: other columns would make other references of the same rows.
+    Part of what a registration is bound to: the same rows under other references, or in another ledger, would be
+    posted once more.
+
+    Args:
+        definition: the source.
+        header: its columns.
+        parts: its `mapping_parts`.
     """
     rule = definition.fields.reference_id
-    if not isinstance(rule, GeneratedReferenceRule):
-        return ""
-    return "\x1f".join(sorted(rule.columns or header))
+    if isinstance(rule, GeneratedReferenceRule):
+        return "\x1f".join(sorted(rule.columns or header))
+    identity = (definition.fields.ledger_id, rule)
+    made_of = [one.model_dump(mode="json", by_alias=True, exclude_defaults=True) for one in identity]
+    derived = any(column in definition.columns for one in identity for column in rule_columns(one))
+    chosen = any({"ledger_id", "reference_id"} & set(one.set or {}) for one in definition.rules)
+    if derived or chosen or any("lookup" in one for one in made_of):
+        made_of += [{section: parts.get(section)} for section in ("columns", "rules", "lookups")]
+    return RULE_PREFIX + hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
 
 def all_mapping_parts(definition: SourceDefinition, header: tuple[str, ...]) -> dict[str, str]:
-    """Section of the definition → hash, with the columns of generated references as a section of their own."""
-    return {**mapping_parts(definition), "reference_columns": reference_columns(definition, header)}
+    """Section of the definition → hash, with what references are made of as a section of its own."""
+    parts = mapping_parts(definition)
+    return {**parts, "reference_columns": reference_columns(definition, header, parts)}
 
 
 def open_work(definition: SourceDefinition, places: Places) -> SourceWork:

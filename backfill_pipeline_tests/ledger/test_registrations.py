@@ -100,7 +100,7 @@ def test_other_reference_columns_are_refused_even_when_only_an_earlier_revision_
     post_all(world, first)
     register(world.connection, replace(plan, sha256="e" * 64))  # nothing of it is posted
     changed = replace(plan, sha256="d" * 64, mapping_parts={"fields": "1", "reference_columns": "other"})
-    with pytest.raises(SourceChangedError, match="generates its references from other columns"):
+    with pytest.raises(SourceChangedError, match="makes its references from other columns"):
         register(world.connection, changed)
 
 
@@ -130,7 +130,7 @@ def test_other_columns_for_generated_references_are_refused_even_then(
     first, _ = register(world.connection, plan)
     post_all(world, first)
     changed = replace(plan, mapping_parts={"fields": "1", "reference_columns": "other"})
-    with pytest.raises(SourceChangedError, match="generates its references from other columns"):
+    with pytest.raises(SourceChangedError, match="makes its references from other columns"):
         register(world.connection, changed)
     second, new = register(world.connection, changed, accept_changed=True)
     assert (second.revision, new) == (2, True)

@@ -117,6 +117,56 @@ def test_other_reference_columns_are_refused_even_when_everything_is_posted(worl
     assert len(world.references()) == 20
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("reference_id: ref", "reference_id: note"),
+        ("reference_id: ref", "reference_id: {template: 'X-{ref}'}"),
+        ("constant: MASTER\n  debit", "constant: OTHER\n  debit"),
+        (
+            "id: s\n",
+            "id: s\nrules: [{when: {note: {equals: note 1}}, set: {reference_id: {column: note}}}]\n",
+        ),
+    ],
+)
+def test_another_rule_for_references_is_refused_even_when_everything_is_posted(
+    world: World, before: str, after: str
+) -> None:
+    """Every row would be posted a second time: under another reference, or in another ledger."""
+    source = world.write("s", entries(20))
+    world.post(source)
+    text = source.read_text()
+    assert before in text
+    source.write_text(text.replace(before, after))
+    with pytest.raises(SourceChangedError, match=r"fields\.reference_id"):
+        world.register(source)
+    assert len(world.references()) == 20
+    world.register(source, accept_changed=True)
+
+
+def test_what_derived_columns_make_references_of_counts_too(world: World) -> None:
+    columns = {"key": {"template": "{ref}-{currency}"}}
+    source = world.write("s", entries(20), columns=columns)
+    source.write_text(source.read_text().replace("reference_id: ref", "reference_id: key"))
+    world.post(source)
+    text = source.read_text()
+    source.write_text(text.replace("{ref}-{currency}", "{ref}/{currency}"))
+    with pytest.raises(SourceChangedError, match=r"fields\.reference_id"):
+        world.register(source)
+    source.write_text(text)
+    assert world.register(source)
+
+
+def test_a_source_registered_before_that_was_known_goes_on(world: World) -> None:
+    source = world.write("s", entries(20))
+    world.post(source)
+    world.tamper(
+        """UPDATE backfill_registrations SET mapping_parts = mapping_parts || '{"reference_columns": ""}'"""
+    )
+    world.register(source)
+    assert world.value("SELECT count(*) FROM backfill_registrations") == 1
+
+
 def test_a_source_that_was_never_registered_says_how_to(world: World) -> None:
     with pytest.raises(UsageError, match="not registered"):
         open_work(load_definition(world.write("s", entries(1))), world.places)
