@@ -12,6 +12,7 @@ from pydantic import PrivateAttr
 
 from backfill_pipeline.ledger.connection import connect
 from backfill_pipeline.ledger.migrate import migrate
+from backfill_pipeline.local.allocator import give_large_blocks_back
 from backfill_pipeline.local.endpoint import resolve_ledger
 from backfill_pipeline.settings import load_settings
 from backfill_pipeline.stages.work import Places
@@ -28,6 +29,7 @@ class LedgerResource(dg.ConfigurableResource["LedgerResource"]):
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["LedgerResource"]:
         """Keeps an embedded server running for as long as the run needs it."""
+        give_large_blocks_back()
         settings = load_settings()
         settings.prepare_home()
         with resolve_ledger(settings) as endpoint:
