@@ -22,8 +22,9 @@ from urllib.parse import quote
 
 from backfill_pipeline.bench.figures import Figures, insist
 from backfill_pipeline.bench.memory import MemoryWatch
-from backfill_pipeline.local.embedded import PORT, SUPERUSER, embedded_server
+from backfill_pipeline.local.embedded import SUPERUSER, embedded_server
 from backfill_pipeline.local.endpoint import EMBEDDED_LEDGER_DATABASE
+from backfill_pipeline.local.server_files import PORT
 from backfill_pipeline.settings import make_walkable_dir
 
 _POLL_S = 0.05

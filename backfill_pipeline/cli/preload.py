@@ -58,5 +58,5 @@ def _import(modules: Sequence[str], failed: threading.Event) -> None:
             return
         try:
             importlib.import_module(name)
-        except Exception:
+        except Exception:  # whatever it is, the import in earnest meets it again, where somebody hears of it
             return

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from backfill_pipeline.ledger.connection import ADVISORY_LOCK_SPACE, Connection, ledger_errors
 from backfill_pipeline.ledger.rejects import Reject
+from backfill_pipeline.schemas.frames import REJECTS_SCHEMA
 
 ATTEMPT_SCHEMA: Final = pa.schema(
     [
@@ -38,14 +39,7 @@ STATE_SCHEMA: Final = pa.schema(
     [
         pa.field("partition_id", pa.int64(), nullable=False),
         pa.field("partition_key", pa.string(), nullable=False),
-        pa.field("source_row", pa.int64(), nullable=False),
-        pa.field("source_line", pa.int64(), nullable=False),
-        pa.field("byte_offset", pa.int64(), nullable=False),
-        pa.field("stage", pa.string(), nullable=False),
-        pa.field("code", pa.string(), nullable=False),
-        pa.field("field", pa.string()),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("raw", pa.string(), nullable=False),
+        *REJECTS_SCHEMA,
         pa.field("identity", pa.string(), nullable=False),
         pa.field("state", pa.string(), nullable=False),
         pa.field("repaired", pa.list_(pa.string())),
