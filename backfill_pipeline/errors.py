@@ -51,6 +51,10 @@ class TransientLedgerError(TransientError):
     """Connection lost, deadlock, serialization failure, lock timeout. Either nothing was posted or everything was."""
 
 
+class TransientSourceError(TransientError):
+    """A database or an API that a source is read from does not answer as it should, but may when tried again."""
+
+
 class SourceBusyError(TerminalError):
     """Another run holds the single-writer lock of this source."""
 

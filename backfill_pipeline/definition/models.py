@@ -6,7 +6,7 @@ rules do to rows (`mapping/`).
 """
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
@@ -44,6 +44,16 @@ def _metadata_keys(value: object) -> object:
 def _one_or_more(value: object) -> object:
     """One pattern is short for a list of one."""
     return [value] if isinstance(value, str | Path) else value
+
+
+SECTIONS: Final = ("csv", "fixed", "parquet")
+"""Sections that only the type of their name may have."""
+
+SECTIONS_NEEDED: Final = ("fixed",)
+"""Those without which the type of their name says nothing."""
+
+LIVE_TYPES: Final[frozenset[str]] = frozenset()
+"""Types that are read from where they are kept, not from files."""
 
 
 class SourceDefinition(Model):
@@ -84,17 +94,21 @@ class SourceDefinition(Model):
     @model_validator(mode="after")
     def _one_place(self) -> Self:
         """A source is one file or several, written in one way."""
-        if self.file is None and not self.files:
+        if self.is_live:
+            for key in ("file", "files"):
+                if getattr(self, key) is not None:
+                    raise problem(f"is given, but type is {self.type}: remove it", key)
+        elif self.file is None and not self.files:
             raise problem("is missing: name the export with file, or several with files", "file")
         if self.file is not None and self.files is not None:
             raise problem("is given beside file: remove one of them", "files")
         if self.member is not None and self.file is not None and self.file.suffix.lower() != ".zip":
             raise problem("is only for a file whose name ends in .zip", "member", self.member)
-        for section in ("csv", "fixed", "parquet"):
+        for section in SECTIONS:
             if self.type != section and section in self.model_fields_set:
                 raise problem(f"is given, but type is {self.type}: remove it", section)
-        if self.type == "fixed" and self.fixed is None:
-            raise problem("is needed with type fixed: where its columns are", "fixed")
+        if self.type in SECTIONS_NEEDED and getattr(self, self.type) is None:
+            raise problem(f"is needed with type {self.type}", self.type)
         return self
 
     @model_validator(mode="after")
@@ -115,9 +129,21 @@ class SourceDefinition(Model):
         return self._path
 
     @property
+    def is_live(self) -> bool:
+        """Whether the source may say something else each time it is read, and only reading it tells."""
+        return self.type in LIVE_TYPES
+
+    @property
     def place(self) -> str:
         """Where the export is, for messages: its file, or the patterns of several."""
         return ", ".join(str(one) for one in self.files or (self.file,))
+
+    @property
+    def place_key(self) -> str:
+        """The key that names the place."""
+        if self.is_live:
+            return self.type
+        return "file" if self.files is None else "files"
 
     def account_rules(self) -> dict[str, AnyRule]:
         """Field → rule of the accounts file; empty without one."""

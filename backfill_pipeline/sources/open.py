@@ -17,15 +17,25 @@ from backfill_pipeline.sources.protocol import CHUNK_COUNT_MAX, SourceReader
 from backfill_pipeline.sources.several import SeveralReader
 
 
-def open_source(definition: SourceDefinition) -> SourceReader:
-    """The reader of a source. Nothing is opened or read yet."""
+def open_source(
+    definition: SourceDefinition, captures_dir: Path, *, registered_sha256: str | None = None
+) -> SourceReader:
+    """The reader of a source. Nothing is opened or read yet.
+
+    Args:
+        definition: the source.
+        captures_dir: where its captures are kept, when it is of a kind that can only be read as a whole.
+        registered_sha256: of the registration that is read; None while there is none.
+    """
     if definition.files is not None:
-        return SeveralReader(definition.files, partial(_open_file, definition))
+        return SeveralReader(definition.files, partial(_open_file, definition, captures_dir))
     assert definition.file is not None  # the definition has one of the two
-    return _open_file(definition, definition.file, CHUNK_COUNT_MAX)
+    return _open_file(definition, captures_dir, definition.file, CHUNK_COUNT_MAX)
 
 
-def _open_file(definition: SourceDefinition, file: Path, chunk_count_max: int) -> SourceReader:
+def _open_file(
+    definition: SourceDefinition, captures_dir: Path, file: Path, chunk_count_max: int
+) -> SourceReader:
     if definition.type == "parquet":
         return ParquetReader(
             file, definition.parquet, definition.columns_read(), chunk_count_max=chunk_count_max

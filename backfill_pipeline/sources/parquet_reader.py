@@ -7,7 +7,6 @@ A row's place is its number in the file: its line is counted from 1, its offset 
 is over the text of its rows, because a run of rows has no bytes of its own in the file.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from backfill_pipeline.schemas.rejects import RejectCode
 from backfill_pipeline.sources.chunks import CHUNK_BYTES_MAX
 from backfill_pipeline.sources.column_text import as_text, can_be_text, is_text
 from backfill_pipeline.sources.content import file_fingerprint, open_file, os_reason
+from backfill_pipeline.sources.digests import table_sha256
 from backfill_pipeline.sources.headers import named_columns
 from backfill_pipeline.sources.malformed import Problems
 from backfill_pipeline.sources.protocol import CHUNK_COUNT_MAX, SourceChunk, SourceManifest
@@ -72,7 +72,7 @@ class ParquetReader:
             for number, first in enumerate(range(0, rows, wanted), start=1):
                 table = self._text(opened, first, min(rows, first + wanted), header)
                 chunk = SourceChunk(
-                    number, first + 1, len(table), first + 1, first, len(table), _sha256(table)
+                    number, first + 1, len(table), first + 1, first, len(table), table_sha256(table)
                 )
                 if visit is not None:
                     visit(_extracted(table, chunk, header))
@@ -86,7 +86,7 @@ class ParquetReader:
             there = first + chunk.row_count <= opened.metadata.num_rows
             same = there and tuple(header) == self._header(opened.schema_arrow)
             table = self._text(opened, first, first + chunk.row_count, header) if same else None
-        if table is None or _sha256(table) != chunk.sha256:
+        if table is None or table_sha256(table) != chunk.sha256:
             raise SourceChangedError(
                 f"{self._file}: rows {chunk.first_row} to {chunk.first_row + chunk.row_count - 1} are not what they "
                 "were when the source was registered: restore the file, or register it again."
@@ -248,17 +248,3 @@ def _decoded(value: bytes | None) -> str | None:
         return None if value is None else value.decode()
     except UnicodeDecodeError:
         return _NO_TEXT
-
-
-def _sha256(table: pa.Table) -> str:
-    """Over the text of all values, and where each ends; the same whatever Arrow's buffers look like."""
-    digest = hashlib.sha256()
-    for column in table.columns:
-        digest.update(np.asarray(pc.binary_length(column), dtype="<i8").tobytes())
-        for part in column.chunks:
-            offsets = np.frombuffer(part.buffers()[1], dtype=np.int32)[
-                part.offset : part.offset + len(part) + 1
-            ]
-            if len(part) and part.buffers()[2] is not None:
-                digest.update(memoryview(part.buffers()[2])[int(offsets[0]) : int(offsets[-1])])
-    return digest.hexdigest()

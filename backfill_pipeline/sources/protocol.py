@@ -68,7 +68,8 @@ class SourceReader(Protocol):
 
         Args:
             chunk_rows: records per chunk; raised when the source would give more than `CHUNK_COUNT_MAX` chunks.
-            visit: is called with each chunk's EXTRACTED table in source order; records are only parsed when given.
+            visit: is called with EXTRACTED tables in source order, one after the other all of the source; records are
+                only parsed when given.
 
         Raises:
             SourceFileError: missing, unreadable, empty, or not shaped as its definition says.

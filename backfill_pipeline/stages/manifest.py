@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from dataclasses import dataclass
 
 from backfill_pipeline.definition.fields import GeneratedReferenceRule
@@ -23,6 +24,7 @@ from backfill_pipeline.ledger.registrations import (
 )
 from backfill_pipeline.mapping.accounts import read_accounts
 from backfill_pipeline.mapping.references import OccurrenceIndex
+from backfill_pipeline.sources.captured_reader import prune_captures
 from backfill_pipeline.sources.headers import check_header
 from backfill_pipeline.sources.open import open_source
 from backfill_pipeline.sources.protocol import SourceManifest
@@ -56,14 +58,16 @@ def register_source(
     """
     read_accounts(definition)  # a bad accounts file is told now, not when posting begins
     mapping = mapping_sha256(definition)
-    if unchanged := _unchanged(definition, places, mapping):
+    if unchanged := _unchanged(definition, places, mapping, accept_changed=accept_changed):
         return ManifestReport(unchanged, False, None)
+    started_s = time.time()
     manifest, repeated = _survey(definition, places, mapping)
     # Not while a run posts the current revision.
     with source_lock(places.ledger_url, definition.id), connect(places.ledger_url) as connection:
         registration, is_new = registrations.register(
             connection, _plan(definition, manifest, mapping), accept_changed=accept_changed
         )
+    prune_captures(places.captures_dir(definition.id), older_than_s=started_s)
     return ManifestReport(registration, is_new, repeated)
 
 
@@ -74,7 +78,7 @@ def survey_occurrences(definition: SourceDefinition, places: Places, mapping: st
 
 def _survey(definition: SourceDefinition, places: Places, mapping: str) -> tuple[SourceManifest, int | None]:
     """The manifest and, for generated references, how many rows repeat an earlier one."""
-    reader = open_source(definition)
+    reader = open_source(definition, places.captures_dir(definition.id))
     chunk_rows = definition.partition_rows or DEFAULT_PARTITION_ROWS
     rule = definition.fields.reference_id
     if not isinstance(rule, GeneratedReferenceRule):
@@ -96,16 +100,24 @@ def _survey(definition: SourceDefinition, places: Places, mapping: str) -> tuple
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _unchanged(definition: SourceDefinition, places: Places, mapping: str) -> Registration | None:
-    """The current registration when nothing changed since: told by the fingerprint alone, without another survey."""
+def _unchanged(
+    definition: SourceDefinition, places: Places, mapping: str, *, accept_changed: bool
+) -> Registration | None:
+    """The current registration when nothing changed since: told by the fingerprint alone, without another survey.
+
+    A live source is what it was when it was captured, until that is posted; then only another survey can tell.
+    """
     with connect(places.ledger_url) as connection:
         current = registrations.load(connection, definition.id)
     if current is None or current.mapping_sha256 != mapping:
         return None
     if describe_mapping_changes(current, all_mapping_parts(definition, current.header)):
         return None
-    size_bytes, sha256 = open_source(definition).fingerprint()
-    return current if (size_bytes, sha256) == (current.size_bytes, current.sha256) else None
+    if definition.is_live and (current.completed_at is not None or accept_changed):
+        return None
+    captures_dir = places.captures_dir(definition.id)
+    _, sha256 = open_source(definition, captures_dir, registered_sha256=current.sha256).fingerprint()
+    return current if sha256 == current.sha256 else None
 
 
 def _plan(definition: SourceDefinition, manifest: SourceManifest, mapping: str) -> RegistrationPlan:

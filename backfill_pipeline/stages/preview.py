@@ -38,6 +38,7 @@ from backfill_pipeline.schemas.frames import ENTRY_SCHEMA, FAILURES_SCHEMA, VALI
 from backfill_pipeline.schemas.ledger_entry import validate
 from backfill_pipeline.schemas.rejects import build_rejects
 from backfill_pipeline.sources.open import open_source
+from backfill_pipeline.sources.protocol import SourceReader
 
 Outcome = Literal["good", "filtered", "rejected"]
 
@@ -103,9 +104,9 @@ def preview(definition: SourceDefinition, *, rows: int, from_line: int = 1) -> P
     """
     with tempfile.TemporaryDirectory(prefix="backfill-preview-") as scratch:
         read = _read_rows(definition, rows, from_line, Path(scratch))
-    if missing := _missing_columns(definition, read.columns):
-        raise SourceFileError(f"{definition.path}: {missing[0].text}.")
-    return _previewed(definition, read)
+        if missing := _missing_columns(definition, read.columns):
+            raise SourceFileError(f"{definition.path}: {missing[0].text}.")
+        return _previewed(definition, read)
 
 
 def check_files(checked: CheckedFile, *, rows: int) -> tuple[list[Problem], Preview | None]:
@@ -124,32 +125,32 @@ def check_files(checked: CheckedFile, *, rows: int) -> tuple[list[Problem], Prev
         if all(one.text != text for one in problems):
             problems.append(Problem(definition.path, checked.line_of(key), key, text))
 
-    read: _Read | None = None
     with tempfile.TemporaryDirectory(prefix="backfill-check-") as scratch:
+        read: _Read | None = None
         try:
             read = _read_rows(definition, rows, 1, Path(scratch))
         except SourceFileError as error:
-            note("file" if definition.files is None else "files", definition.place, error)
-    if read is not None:
-        for problem in _missing_columns(definition, read.columns):
-            line = checked.line_of(problem.key)
-            problems.append(
-                Problem(definition.path, line, problem.key, problem.text, suggestion=problem.suggestion)
-            )
-    map_works = True
-    try:
-        compile_mapping(definition)
-    except SourceFileError as error:
-        map_works = False
-        note(*_table_of(definition, error))
-    if definition.accounts is not None and map_works:
+            note(definition.place_key, definition.place, error)
+        if read is not None:
+            for problem in _missing_columns(definition, read.columns):
+                line = checked.line_of(problem.key)
+                problems.append(
+                    Problem(definition.path, line, problem.key, problem.text, suggestion=problem.suggestion)
+                )
+        map_works = True
         try:
-            read_accounts(definition)
+            compile_mapping(definition)
         except SourceFileError as error:
-            note("accounts.file", definition.accounts.file, error)
-    if problems or read is None:
-        return problems, None
-    return [], _previewed(definition, read)
+            map_works = False
+            note(*_table_of(definition, error))
+        if definition.accounts is not None and map_works:
+            try:
+                read_accounts(definition)
+            except SourceFileError as error:
+                note("accounts.file", definition.accounts.file, error)
+        if problems or read is None:
+            return problems, None
+        return [], _previewed(definition, read)
 
 
 def _table_of(definition: SourceDefinition, error: SourceFileError) -> tuple[str, object, SourceFileError]:
@@ -159,7 +160,7 @@ def _table_of(definition: SourceDefinition, error: SourceFileError) -> tuple[str
     for key, table in tables.items():
         if table is not None and table.file is not None and str(error).startswith(f"{table.file}: "):
             return f"{key}.file", table.file, error
-    return "file", definition.place, error
+    return definition.place_key, definition.place, error
 
 
 def sample_by_code(found: Preview) -> list[PreviewRow]:
@@ -188,11 +189,13 @@ class _Read:
     extracted: pa.Table
     occurrences: pa.Table | None
     reached_end: bool
+    reader: SourceReader
 
 
 def _read_rows(definition: SourceDefinition, rows: int, from_line: int, scratch: Path) -> _Read:
     """The first rows from a line on. Only what comes before them is read, and the chunk that they lie in."""
     generated, columns = generated_reference_columns(definition)
+    reader = open_source(definition, scratch)
     kept: list[pa.Table] = []
     held = 0
     with OccurrenceIndex(scratch, columns) as index:
@@ -214,11 +217,8 @@ def _read_rows(definition: SourceDefinition, rows: int, from_line: int, scratch:
                 raise _EnoughError
 
         try:
-            header = (
-                open_source(definition)
-                .survey(rows + 1 if from_line == 1 else max(rows + 1, _SKIPPING_ROWS), visit=visit)
-                .header
-            )
+            chunk_rows = rows + 1 if from_line == 1 else max(rows + 1, _SKIPPING_ROWS)
+            header = reader.survey(chunk_rows, visit=visit).header
         except _EnoughError:
             header = _columns_of(kept[0])
         extracted = pa.concat_tables(kept).slice(0, rows).combine_chunks() if kept else None
@@ -229,7 +229,7 @@ def _read_rows(definition: SourceDefinition, rows: int, from_line: int, scratch:
             occurrences = read_occurrences(target, extracted[SOURCE_ROW][0].as_py(), extracted.num_rows)
     if extracted is None:
         extracted = _no_rows(header)
-    return _Read(header, extracted, occurrences, held <= rows)
+    return _Read(header, extracted, occurrences, held <= rows, reader)
 
 
 def _columns_of(table: pa.Table) -> tuple[str, ...]:
@@ -261,7 +261,7 @@ def _previewed(definition: SourceDefinition, read: _Read) -> Preview:
     entries = to_arrow(mapped, ENTRY_SCHEMA)
     outcome = validate(mapped)
     failures = outcome.failures
-    rejects = build_rejects(failures, read.extracted, open_source(definition))
+    rejects = build_rejects(failures, read.extracted, read.reader)
     by_row = {
         one["source_row"]: one
         for one in to_arrow(rejects, pa.schema([*FAILURES_SCHEMA, ("raw", pa.string())])).to_pylist()

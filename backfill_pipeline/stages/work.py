@@ -35,6 +35,10 @@ class Places:
     intermediates_dir: Path
     rejects_dir: Path
 
+    def captures_dir(self, source_id: str) -> Path:
+        """Where a source's captures are kept."""
+        return self.intermediates_dir / source_id / "captures"
+
 
 @dataclass(frozen=True, slots=True)
 class SourceWork:
@@ -107,7 +111,9 @@ def open_work(definition: SourceDefinition, places: Places) -> SourceWork:
         raise UsageError(
             f"source {definition.id} is not registered yet: materialize {definition.id}/manifest, or use backfill run"
         )
-    reader = open_source(definition)
+    reader = open_source(
+        definition, places.captures_dir(definition.id), registered_sha256=registration.sha256
+    )
     refuse_changed(definition, registration, reader)
     return SourceWork(
         definition=definition,
