@@ -3,12 +3,13 @@
 PYTHON ?=
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+FUZZ_ARGS ?= csv
 # One worker per core; the tests have databases of their own.
 PYTEST := .venv/bin/python -m pytest --numprocesses auto
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo dev test test-slow lint types lock bench bench-quick clean
+.PHONY: help demo dev test test-slow lint types lock bench bench-quick fuzz clean
 
 # A virtual environment knows its own absolute path. The stamp's name is made from it, so that a checkout that was
 # moved or copied gets a new environment instead of running the old one's code.
@@ -46,6 +47,9 @@ bench: $(READY) ## speed against limits and rivals on this machine; writes docs/
 
 bench-quick: $(READY) ## the ratios that matter, at a small size, in three minutes; writes nothing
 	@.venv/bin/python -m backfill_pipeline.bench --quick $(BENCH_ARGS)
+
+fuzz: $(READY) ## fuzz a reader, led by coverage (FUZZ_ARGS="jsonl --seconds 600"); needs atheris
+	@.venv/bin/python -m backfill_pipeline_tests.fuzz $(FUZZ_ARGS)
 
 lock: ## renew requirements.lock: names, versions and hashes, for every Python from 3.11 on
 	@$(MAKE) --no-print-directory $(READY)

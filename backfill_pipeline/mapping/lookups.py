@@ -20,6 +20,7 @@ from backfill_pipeline.mapping.rows import Rows
 from backfill_pipeline.schemas.extracted import ERROR_CODE, ERROR_REASON, SOURCE_LINE, extracted_schema
 from backfill_pipeline.schemas.row_errors import combined, positions_of
 from backfill_pipeline.sources.csv_reader import CsvReader
+from backfill_pipeline.sources.headers import listed
 
 _CHUNK_ROWS: Final = 200_000
 
@@ -130,7 +131,7 @@ def read_small_file(file: Path, dialect: CsvDialect, needed: dict[str, str]) -> 
     for column, key in needed.items():
         if column not in manifest.header:
             raise SourceFileError(
-                f"{file}: has no column {column!r}, which {key} reads: the columns are {', '.join(manifest.header)}."
+                f"{file}: has no column {column!r}, which {key} reads: the columns are {listed(manifest.header)}."
             )
     if not tables:
         return extracted_schema(manifest.header).empty_table()

@@ -6,10 +6,14 @@ Does not: how a header is written (the readers).
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.errors import SourceFileError
 from backfill_pipeline.schemas.extracted import RESERVED_NAMES
+
+_NAMES_MAX: Final = 40
+_NAME_CHARACTERS_MAX: Final = 60
 
 
 def named_columns(file: Path, names: Sequence[str]) -> tuple[str, ...]:
@@ -31,6 +35,16 @@ def named_columns(file: Path, names: Sequence[str]) -> tuple[str, ...]:
     return header
 
 
+def listed(header: Sequence[str]) -> str:
+    """Column names for a message: in one line, and not without end."""
+    names = [
+        "".join(one if one.isprintable() else repr(one)[1:-1] for one in name)[:_NAME_CHARACTERS_MAX]
+        for name in header[:_NAMES_MAX]
+    ]
+    more = f" and {len(header) - _NAMES_MAX} more" if len(header) > _NAMES_MAX else ""
+    return ", ".join(names) + more
+
+
 def check_header(definition: SourceDefinition, header: Sequence[str]) -> None:
     """Checks that the source has every column that its definition reads.
 
@@ -41,5 +55,5 @@ def check_header(definition: SourceDefinition, header: Sequence[str]) -> None:
         if column not in header:
             raise SourceFileError(
                 f"{definition.place}: has no column {column!r}, which {key} in {definition.path} reads: "
-                f"the columns are {', '.join(header)}."
+                f"the columns are {listed(header)}."
             )

@@ -37,6 +37,7 @@ from backfill_pipeline.schemas.extracted import (
 from backfill_pipeline.schemas.frames import ENTRY_SCHEMA, FAILURES_SCHEMA, VALIDATED_SCHEMA
 from backfill_pipeline.schemas.ledger_entry import validate
 from backfill_pipeline.schemas.rejects import build_rejects
+from backfill_pipeline.sources.headers import listed
 from backfill_pipeline.sources.open import open_source
 from backfill_pipeline.sources.protocol import SourceReader
 
@@ -248,7 +249,7 @@ def _missing_columns(definition: SourceDefinition, header: Sequence[str]) -> lis
             hint = f"did you mean {meant}? " if meant else ""
             text = f"{key} reads the column {column!r}, which {definition.place} does not have: "
             found.append(
-                Problem(definition.path, None, key, f"{text}{hint}its columns are {', '.join(header)}", meant)
+                Problem(definition.path, None, key, f"{text}{hint}its columns are {listed(header)}", meant)
             )
     return found
 

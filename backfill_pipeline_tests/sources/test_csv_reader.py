@@ -9,6 +9,7 @@ from backfill_pipeline.definition.formats import CsvDialect
 from backfill_pipeline.errors import SourceChangedError, SourceFileError
 from backfill_pipeline.sources import csv_records, protocol, records_reader
 from backfill_pipeline.sources.csv_reader import CsvReader
+from backfill_pipeline.sources.headers import listed
 
 
 def reader_of(tmp_path: Path, content: bytes, **dialect: object) -> CsvReader:
@@ -247,3 +248,8 @@ def test_text_beyond_ascii_before_blank_lines_at_the_end_is_visited(tmp_path: Pa
     visited: list[pa.Table] = []
     reader.survey(10, visit=visited.append)
     assert visited[0]["a"].to_pylist() == ["é"]
+
+
+def test_column_names_in_messages_stay_in_one_line() -> None:
+    assert listed(["a", "b\nc", "d\u2028e", "x" * 100]) == f"a, b\\nc, d\\u2028e, {'x' * 60}"
+    assert listed([f"c{number}" for number in range(50)]).endswith("c39 and 10 more")

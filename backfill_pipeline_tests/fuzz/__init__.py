@@ -1,0 +1,1 @@
+"""Fuzzing: hostile files and definitions, with the real readers, mapping and ledger."""
