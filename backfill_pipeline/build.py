@@ -1,6 +1,6 @@
 """Assembles all definitions: one asset group per source file, and what the ledger needs once.
 
-Belongs here: finding source files and putting assets, checks, jobs and resources together.
+Belongs here: finding source files and putting assets, checks, jobs, the inbox's sensor and resources together.
 Does not: what any of them does.
 """
 
@@ -17,9 +17,12 @@ from backfill_pipeline.errors import BackfillError, SourceDefinitionError
 from backfill_pipeline.orchestration.assets.constraints import constraints_asset
 from backfill_pipeline.orchestration.assets.keys import CONSTRAINTS_KEY, asset_key
 from backfill_pipeline.orchestration.assets.manifest import manifest_asset
+from backfill_pipeline.orchestration.assets.plan import plan_asset
 from backfill_pipeline.orchestration.assets.reconciliation import reconciliation_asset
 from backfill_pipeline.orchestration.assets.stages import stage_assets
+from backfill_pipeline.orchestration.inbox import inbox_sources
 from backfill_pipeline.orchestration.resources import LedgerResource
+from backfill_pipeline.orchestration.sensors import inbox_sensor
 from backfill_pipeline.settings import load_settings
 from backfill_pipeline.stages.prepare import STAGES
 
@@ -41,16 +44,24 @@ def build_defs(
     assets: list[dg.AssetsDefinition] = [
         asset
         for source in usable
-        for asset in (manifest_asset(source), stage_assets(source), reconciliation_asset(source))
+        for asset in (
+            plan_asset(source),
+            manifest_asset(source),
+            stage_assets(source),
+            reconciliation_asset(source),
+        )
     ]
     broken = {name: error for name, error in sources.items() if isinstance(error, BackfillError)}
     assets += [
         _broken_source(f"{_plain(name)}_{number}" if _plain(name) != name else name, error)
         for number, (name, error) in enumerate(broken.items(), start=1)
     ]
+    jobs = {source.id: _jobs(source) for source in usable}
+    watched = inbox_sources(usable, load_settings().inbox_dir)
     return dg.Definitions(
         assets=[*assets, constraints_asset([asset_key(source.id, "posted") for source in usable])],
-        jobs=[job for source in usable for job in _jobs(source)],
+        jobs=[job for of_source in jobs.values() for job in of_source],
+        sensors=[inbox_sensor(usable, [job for source in watched for job in jobs[source.id]])],
         resources={"ledger": LedgerResource(), **(resource_overrides or {})},
         # One process per run: a process per step costs four seconds each, and the steps share nothing but the ledger.
         executor=dg.in_process_executor,

@@ -49,6 +49,11 @@ def default_sources_dir() -> Path:
     return (checkout_dir() or Path.cwd()) / "data" / "sources"
 
 
+def default_inbox_dir() -> Path:
+    """`data/inbox` of the checkout, or of the current directory when there is no checkout."""
+    return (checkout_dir() or Path.cwd()) / "data" / "inbox"
+
+
 def _check_database_url(value: SecretStr) -> SecretStr:
     # The messages describe and never quote: a mistyped URL often has its password in the wrong place.
     try:
@@ -83,6 +88,8 @@ class Settings(BaseSettings):
         dagster_database_url: where Dagster keeps its records; None means a database beside the ledger's.
         home: the one directory for everything that this product writes; deleting it is a clean start.
         sources_dir: the directory of source definitions.
+        inbox_dir: the directory that is watched for new files; it need not exist.
+        inbox_settle_s: seconds for which a file there must have been as it is to be taken for complete.
     """
 
     model_config = SettingsConfigDict(
@@ -97,6 +104,8 @@ class Settings(BaseSettings):
     sources_dir: _Directory = Field(
         default_factory=default_sources_dir, validation_alias="BACKFILL_SOURCES_DIR"
     )
+    inbox_dir: _Directory = Field(default_factory=default_inbox_dir, validation_alias="BACKFILL_INBOX_DIR")
+    inbox_settle_s: int = Field(default=60, ge=1, le=86_400, validation_alias="BACKFILL_INBOX_SETTLE_S")
 
     @property
     def postgres_dir(self) -> Path:

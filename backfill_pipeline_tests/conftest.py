@@ -9,7 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from backfill_pipeline.ledger.connection import Connection, connect
+from backfill_pipeline_tests import mariadb as mariadb_server
 from backfill_pipeline_tests import postgresql
+from backfill_pipeline_tests.mariadb import MariaDb
 from backfill_pipeline_tests.postgresql import Server
 
 
@@ -24,6 +26,14 @@ def postgresql_15() -> Iterator[Server]:
     if not postgresql.DEBIAN_15.is_dir():
         pytest.skip("PostgreSQL 15 is not installed: install Debian 12's package postgresql-15")
     with postgresql.debian_15() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDb]:
+    if mariadb_server.PROGRAM is None or mariadb_server.INSTALL is None:
+        pytest.skip("MariaDB is not installed: install Debian's package mariadb-server")
+    with mariadb_server.running_mariadb() as server:
         yield server
 
 

@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "profiling": ("definition", "mapping", "schemas", "sources", *BASE),
     "ledger": ("schemas", *BASE),
     "local": BASE,
+    "scb_simulator": BASE,
     "stages": ("definition", "ledger", "mapping", "schemas", "sources", *BASE),
 }
 

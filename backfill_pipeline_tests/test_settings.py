@@ -13,7 +13,14 @@ from backfill_pipeline.errors import SettingsError
 from backfill_pipeline.settings import Settings, default_home, load_settings
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-VARIABLES = ("LEDGER_DATABASE_URL", "BACKFILL_HOME", "BACKFILL_SOURCES_DIR", "BACKFILL_DAGSTER_DATABASE_URL")
+VARIABLES = (
+    "LEDGER_DATABASE_URL",
+    "BACKFILL_HOME",
+    "BACKFILL_SOURCES_DIR",
+    "BACKFILL_DAGSTER_DATABASE_URL",
+    "BACKFILL_INBOX_DIR",
+    "BACKFILL_INBOX_SETTLE_S",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +34,8 @@ def test_nothing_set_means_embedded_ledger_and_the_checkout_s_sources() -> None:
     assert settings.ledger_database_url is None
     assert settings.dagster_database_url is None
     assert settings.sources_dir == CHECKOUT / "data" / "sources"
+    assert settings.inbox_dir == CHECKOUT / "data" / "inbox"
+    assert settings.inbox_settle_s == 60
     assert settings.home == default_home()
 
 
@@ -35,6 +44,15 @@ def test_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setenv(variable, "")
     assert load_settings() == Settings()
     assert load_settings().home == default_home()
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "soon", "1.5", "86401"])
+def test_the_time_that_files_settle_for_is_whole_seconds_of_a_day(
+    monkeypatch: pytest.MonkeyPatch, seconds: str
+) -> None:
+    monkeypatch.setenv("BACKFILL_INBOX_SETTLE_S", seconds)
+    with pytest.raises(SettingsError, match="BACKFILL_INBOX_SETTLE_S"):
+        load_settings()
 
 
 def test_home_of_root_is_below_var_lib(monkeypatch: pytest.MonkeyPatch) -> None:

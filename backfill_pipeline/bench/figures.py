@@ -13,6 +13,8 @@ Figures = dict[str, float]
 
 COPY: Final = "plain COPY"
 COPY_FOREIGN_KEYS: Final = "plain COPY, foreign keys"
+MAPPING: Final = "mapping"
+MAPPING_RULES: Final = "mapping, 20 rules"
 POSTING: Final = "posting"
 POSTING_CONSTRAINED: Final = "posting, all constraints"
 RUN: Final = "backfill run"
@@ -23,6 +25,8 @@ RESUMED: Final = "backfill run, killed half way, and resume"
 HELP: Final = "backfill --help"
 LATENCY: Final = "live postings beside a load"
 
+MAPPINGS: Final = (MAPPING, MAPPING_RULES)
+"""They do not post, so their rates stand beside no others."""
 LIMITS: Final = (COPY, COPY_FOREIGN_KEYS)
 
 

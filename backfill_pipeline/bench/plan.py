@@ -16,6 +16,7 @@ from backfill_pipeline.bench.figures import (
     COPY_FOREIGN_KEYS,
     HELP,
     LATENCY,
+    MAPPING_RULES,
     POSTING,
     POSTING_CONSTRAINED,
     RESUMED,
@@ -23,6 +24,7 @@ from backfill_pipeline.bench.figures import (
     Figures,
 )
 from backfill_pipeline.bench.latency import live_latency
+from backfill_pipeline.bench.mapping import mapping_with_rules
 from backfill_pipeline.bench.rivals import RIVALS, unavailable
 from backfill_pipeline.bench.workloads import Bench, Workload
 from backfill_pipeline.errors import UsageError
@@ -128,7 +130,13 @@ def smoke_plan(*, entries: int) -> Plan:
     """One round of what most promises are about, for tests of the benchmark and of the product's speed."""
     workload = _workloads(entries, huge=False)[0]
     return Plan(
-        (Section(workload, (_COPY, _COPY_FOREIGN_KEYS, _POSTING, _POSTING_CONSTRAINED, _REPEAT, _HELP)),), 1
+        (
+            Section(
+                workload,
+                (_COPY, _COPY_FOREIGN_KEYS, _MAPPING, _POSTING, _POSTING_CONSTRAINED, _REPEAT, _HELP),
+            ),
+        ),
+        1,
     )
 
 
@@ -161,6 +169,7 @@ _COPY_FOREIGN_KEYS = _step(COPY_FOREIGN_KEYS, contenders.plain_copy_foreign_keys
 # Expected times include the reconciliation that follows outside the measured time.
 _POSTING = _step(POSTING, contenders.posting, 0.5, 15)
 _POSTING_CONSTRAINED = _step(POSTING_CONSTRAINED, contenders.posting_constrained, 0.5, 26)
+_MAPPING = Step(MAPPING_RULES, mapping_with_rules, 0.5, 5)
 _RUN = Step(RUN, commands.run_and_reconcile, 12, 20)
 _REPEAT = Step(RUN, commands.run_and_repeat, 25, 45)
 _RESUMED = Step(RESUMED, commands.killed_and_resumed, 20, 22)
@@ -173,7 +182,7 @@ def _limits() -> tuple[Step, ...]:
 
 
 def _ours() -> tuple[Step, ...]:
-    return (_POSTING, _POSTING_CONSTRAINED, _REPEAT, _RESUMED, _HELP)
+    return (_MAPPING, _POSTING, _POSTING_CONSTRAINED, _REPEAT, _RESUMED, _HELP)
 
 
 def _rivals() -> tuple[list[Step], dict[str, str]]:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from backfill_pipeline.bench.figures import COPY, LATENCY, POSTING, RECONCILE, RESUMED, RUN
+from backfill_pipeline.bench.figures import COPY, LATENCY, MAPPINGS, POSTING, RECONCILE, RESUMED, RUN
 from backfill_pipeline.bench.plot import Bar, Line, bars, lines
 from backfill_pipeline.bench.results import Results, SectionResult
 from backfill_pipeline.bench.targets import Target, targets
@@ -118,7 +118,7 @@ def _contenders_table(results: Results, section: SectionResult) -> str:
                 f"{section.median(name, 'seconds') or 0:.2f}",
                 f"{min(seconds):.2f} to {max(seconds):.2f}",
                 f"{rate:,.0f}",
-                f"{rate / limit:.3f}" if limit else "",
+                f"{rate / limit:.3f}" if limit and name not in MAPPINGS else "",
             )
         )
     if not rows:
@@ -238,7 +238,7 @@ def rates_plot(results: Results) -> tuple[str, str] | None:
     values = []
     for name in section.rounds if section else ():
         rate = section.rate(name) if section else None
-        if rate is not None:
+        if rate is not None and name not in MAPPINGS:
             values.append(Bar(name, rate, f"{rate:,.0f} /s", results.kind(name)))
     if section is None or not values:
         return None

@@ -15,6 +15,8 @@ from backfill_pipeline.bench.figures import (
     COPY_FOREIGN_KEYS,
     HELP,
     LATENCY,
+    MAPPING,
+    MAPPING_RULES,
     POSTING,
     POSTING_CONSTRAINED,
     RECONCILE,
@@ -82,6 +84,7 @@ def targets(results: Results) -> list[Target]:
             "time of backfill run with every row there under another source ÷ the first",
             "at most", 0.8, 0.5, _times(main, RUN_TWIN, RUN),
         ),
+        Target("time of mapping with 20 rules ÷ without", "at most", 1.5, 1.3, _times(main, MAPPING_RULES, MAPPING)),
         Target("peak memory of backfill run", "at most", 1024, 600, _peak(large or main), "MiB"),
         Target(
             "peak memory of backfill run, 5,000,000 entries ÷ 1,000,000",

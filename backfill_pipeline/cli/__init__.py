@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 
 _INTERRUPTED = "backfill: interrupted; what is committed stays, backfill resume SOURCE carries on"
+_PLAN_INTERRUPTED = "backfill: interrupted; a plan leaves nothing behind"
 # Characters of an unforeseen error's own text.
 _UNEXPECTED_SHOWN = 300
 
@@ -33,11 +34,11 @@ def main() -> None:
         print(f"backfill: {error}", file=sys.stderr)
         sys.exit(ExitCode.FAILED)
     except KeyboardInterrupt:
-        print(_INTERRUPTED, file=sys.stderr)
+        print(_interrupted(), file=sys.stderr)
         sys.exit(ExitCode.INTERRUPTED)
     except SystemExit as end:
         if end.code == ExitCode.INTERRUPTED:  # typer turned Ctrl-C into an exit code without a word
-            print(_INTERRUPTED, file=sys.stderr)
+            print(_interrupted(), file=sys.stderr)
         raise
     except BrokenPipeError:
         # The reader (head, less) went away: nothing to tell anybody.
@@ -46,6 +47,10 @@ def main() -> None:
     except Exception as error:  # a bug, or a server that went away under somebody else's library
         print(f"backfill: {_unexpected(error)}", file=sys.stderr)
         sys.exit(ExitCode.FAILED)
+
+
+def _interrupted() -> str:
+    return _PLAN_INTERRUPTED if sys.argv[1:2] == ["plan"] else _INTERRUPTED
 
 
 def _unexpected(error: Exception) -> str:

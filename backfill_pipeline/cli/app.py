@@ -65,6 +65,24 @@ def run(
 
 
 @app.command()
+def plan(
+    source: Source,
+    json: Json = False,
+    accept_changed: Annotated[
+        bool, typer.Option(help="As of the run: plan a changed source whose current revision is unfinished.")
+    ] = False,
+) -> None:
+    """Say everything that a run would do, down to the last row and balance. Posts and registers nothing.
+
+    Exit codes are those that the run would have: 0 clean, 1 it would fail (or the plan did), 2 usage, 3 with rejects,
+    conflicts or constraints refused.
+    """
+    from backfill_pipeline.cli.plan import plan_source
+
+    raise typer.Exit(plan_source(source, as_json=json, accept_changed=accept_changed))
+
+
+@app.command()
 def resume(source: Source, json: Json = False) -> None:
     """Carry on with a source: only partitions that are not posted yet, from the first batch that is not recorded."""
     from backfill_pipeline.cli.run import resume_source
@@ -78,6 +96,14 @@ def status(json: Json = False) -> None:
     from backfill_pipeline.cli.show import show_status
 
     show_status(as_json=json)
+
+
+@app.command()
+def inbox(json: Json = False) -> None:
+    """Show what lies in the inbox: which files are waiting, new, done, copies or refused, and which no source takes."""
+    from backfill_pipeline.cli.inbox import show_inbox
+
+    show_inbox(as_json=json)
 
 
 @app.command()
@@ -144,6 +170,77 @@ def up(
     from backfill_pipeline.cli.up import start_ui
 
     raise typer.Exit(start_ui(host, port))
+
+
+@app.command("scb-simulator")
+def scb_simulator(
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.yaml", help="Options and faults; those on the command line win."),
+    ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Keeps what it is told; by default below BACKFILL_HOME."),
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 is a free one.")] = 0,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    ledgers: Annotated[
+        str | None, typer.Option(metavar="N|ID,ID", help="How many ledgers, or their ids. Default: 1.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same bank. Default: 1.")] = None,
+    start: Annotated[
+        str | None, typer.Option(metavar="DATE", help="First day of the ledgers. Default: 2024-03-01.")
+    ] = None,
+    days: Annotated[int | None, typer.Option(help="Days of the ledgers. Default: 31.")] = None,
+    entries_per_day: Annotated[
+        int | None, typer.Option(help="Entries of each ledger and day. Default: 1000.")
+    ] = None,
+    currencies: Annotated[
+        str | None, typer.Option(metavar="CODE,CODE", help="Default: EUR,USD,JPY,KWD.")
+    ] = None,
+    accounts: Annotated[int | None, typer.Option(help="Accounts of each ledger. Default: 40.")] = None,
+    timezone: Annotated[
+        str | None, typer.Option(metavar="ZONE", help="Of the bank's days. Default: Europe/Paris.")
+    ] = None,
+    known_share: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="Of entries between accounts that we share. Default: 0.9."),
+    ] = None,
+    unknown_accounts: Annotated[
+        str | None, typer.Option(metavar="refuse|accept", help="What we send of accounts it does not have.")
+    ] = None,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND:KEY=VALUE,...", help="A fault to switch on; can be given several times."),
+    ] = None,
+    token_lifetime_s: Annotated[
+        int, typer.Option(min=1, max=86_400, help="Seconds until a token from /oauth/token ends.")
+    ] = 3600,
+    json: Json = False,
+) -> None:
+    """Serve a simulated Sovereign Central Bank, to try a sync of two ledgers on. Ctrl-C stops it.
+
+    Credentials come from SCB_SIMULATOR_TOKEN, SCB_SIMULATOR_CLIENT_ID, SCB_SIMULATOR_CLIENT_SECRET and
+    SCB_SIMULATOR_ADMIN_TOKEN; without any it makes its own, in a file beside the state.
+    """
+    from backfill_pipeline.cli.scb_simulator import Place, simulate
+
+    given = {
+        "ledgers": int(ledgers) if ledgers is not None and ledgers.isdecimal() else ledgers,
+        "seed": seed,
+        "start": start,
+        "days": days,
+        "entries_per_day": entries_per_day,
+        "currencies": currencies,
+        "accounts": accounts,
+        "timezone": timezone,
+        "known_share": known_share,
+        "unknown_accounts": unknown_accounts,
+    }
+    place = Place(host, port, state)
+    raise typer.Exit(
+        simulate(place, config, given, fault or [], token_lifetime_s=token_lifetime_s, as_json=json)
+    )
 
 
 @sources_app.command("list")

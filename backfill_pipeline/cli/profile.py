@@ -76,6 +76,7 @@ def _plain(found: FileProfile) -> dict[str, object]:
             "line_ends": found.written.line_ends,
             "header": dialect.header,
         },
+        "workbook": None if (book := found.written.workbook) is None else book.model_dump(exclude_none=True),
         "notes": list(found.written.notes),
         "columns": [_column(one) for one in found.columns],
         "candidates": {field: [asdict(one) for one in ones] for field, ones in found.candidates.items()},
@@ -120,13 +121,20 @@ def _print(found: FileProfile) -> None:
     console.print(f"{found.file}  {readable_size(found.size_bytes)}, {found.rows:,} rows", markup=False)
     ranges = ", ".join(f"{first:,} to {last:,}" for first, last in found.looked_at)
     console.print(f"  looked at rows {ranges or 'none'}")
-    mark = "tab" if dialect.delimiter == "\t" else dialect.delimiter
-    bom = " with byte order mark" if written.byte_order_mark else ""
-    header = "a header line" if dialect.header else "no header line"
-    console.print(
-        f"  delimiter {mark}  quote {dialect.quote or 'none'}  {dialect.encoding}{bom}  {written.line_ends}  {header}",
-        markup=False,
-    )
+    if (book := written.workbook) is not None:
+        header = (
+            f"row {book.named_in()} names the columns" if book.columns is None else "no row names the columns"
+        )
+        console.print(printable(f"  workbook  sheet {book.sheet or 'the only one'}  {header}"), markup=False)
+    else:
+        mark = "tab" if dialect.delimiter == "\t" else dialect.delimiter
+        bom = " with byte order mark" if written.byte_order_mark else ""
+        header = "a header line" if dialect.header else "no header line"
+        quote = dialect.quote or "none"
+        console.print(
+            f"  delimiter {mark}  quote {quote}  {dialect.encoding}{bom}  {written.line_ends}  {header}",
+            markup=False,
+        )
     for note in written.notes:
         console.print(f"  {printable(note)}", markup=False, style="yellow")
     if found.malformed:

@@ -11,8 +11,10 @@ from dataclasses import asdict
 from backfill_pipeline.cli.exit_codes import ExitCode
 from backfill_pipeline.cli.output import console, print_json, state
 from backfill_pipeline.cli.session import named_source, open_session
+from backfill_pipeline.cli.stated import print_stated
 from backfill_pipeline.cli.tables import plain_table
 from backfill_pipeline.stages.reconcile import ReconciliationReport, currency_rows, equation, reconcile
+from backfill_pipeline.stages.stated import stated_details
 from backfill_pipeline.stages.work import open_work
 
 _SHOWN = 20
@@ -34,11 +36,13 @@ def reconcile_source(name: str, *, as_json: bool) -> ExitCode:
 
 
 def _as_json(report: ReconciliationReport) -> dict[str, object]:
+    whole = {name: value for name, value in asdict(report).items() if name != "stated"}
     return {
-        **asdict(report),
+        **whole,
         "reconciliation": report.verdict,
         "break_kinds": dict(report.break_kinds),
         "currency_break_count": len(report.currency_breaks),
+        "stated_balances": None if report.stated is None else stated_details(report.stated),
     }
 
 
@@ -60,6 +64,7 @@ def _print_text(report: ReconciliationReport) -> None:
             f"  {report.account_break_count:,} accounts whose balance is not what its entries say, the first:"
         )
         console.print(plain_table([asdict(one) for one in report.account_breaks[:_SHOWN]]))
+    print_stated(report.stated)
     currencies = currency_rows(report)
     if currencies:
         console.print("  totals of the whole ledger:")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -17,8 +17,9 @@ from backfill_pipeline.cli.exit_codes import ExitCode
 from backfill_pipeline.cli.output import console, print_json, remarks, state
 from backfill_pipeline.cli.progress import posting_progress
 from backfill_pipeline.cli.session import Session, dagster_instance, named_source, open_session
+from backfill_pipeline.cli.stated import coloured
 from backfill_pipeline.errors import UsageError
-from backfill_pipeline.ledger import status
+from backfill_pipeline.ledger import reconciliation, status
 from backfill_pipeline.ledger.registrations import Registration
 
 if TYPE_CHECKING:
@@ -40,7 +41,12 @@ _HEAVY = (
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What `run --json` prints. `read` equals the sum of the next five."""
+    """What `run --json` prints. `read` equals the sum of the next five.
+
+    Attributes:
+        stated_balances: how they compare with the ledger's (`stages.stated`); None for a source that states none, and
+            when nothing was reconciled. They never decide the exit code.
+    """
 
     source_id: str
     read: int
@@ -58,6 +64,7 @@ class RunResult:
     failed_partitions: list[str]
     offending_accounts: int
     errors: list[str]
+    stated_balances: Mapping[str, object] | None = None
 
     @property
     def exit_code(self) -> ExitCode:
@@ -201,21 +208,28 @@ def _result(
     for run in runs:
         metadata.update(run.metadata)
     constraints = metadata.get("balance_constraints", {})
+    reconciled = metadata.get(f"{registration.source_id}/reconciliation")
     seconds = time.monotonic() - started
     return RunResult(
         source_id=registration.source_id,
         **asdict(counts),
         seconds=round(seconds, 3),
         entries_per_second=round(counts.posted / seconds, 1),
-        reconciliation=str(
-            metadata.get(f"{registration.source_id}/reconciliation", {}).get("verdict", "not run")
-        ),
+        reconciliation=str((reconciled or {}).get("verdict", "not run")),
         constraints=str(constraints.get("state", "not run")),
         partitions=len(keys),
         failed_partitions=[key for key in keys if outcomes[key].status != "posted"],
         offending_accounts=int(str(constraints.get("offending_accounts", 0))),
         errors=[error for run in runs for error in run.errors],
+        stated_balances=None if reconciled is None else _stated_balances(session, registration),
     )
+
+
+def _stated_balances(session: Session, registration: Registration) -> Mapping[str, object] | None:
+    """What the reconciliation of this run found out about them."""
+    verdict = reconciliation.latest(session.connection, registration.id)
+    found = None if verdict is None else verdict.details.get("stated_balances")
+    return found if isinstance(found, Mapping) else None
 
 
 def _failed_result(source_id: str, manifest: LaunchedRun, started: float) -> RunResult:
@@ -258,6 +272,11 @@ def _print_text(result: RunResult, line: Callable[..., None]) -> None:
     offending = f", {result.offending_accounts:,} accounts offend" if result.offending_accounts else ""
     line(f"  constraints     {state(result.constraints)}{offending}")
     line(f"  reconciliation  {state(result.reconciliation)}")
+    if (stated := result.stated_balances) is not None:
+        line(
+            f"  stated balances {coloured(str(stated['sentence']), agrees=bool(stated['agrees']))}",
+            soft_wrap=True,
+        )
     line(f"  time            {result.seconds:.1f} s, {result.entries_per_second:,.0f} entries/s")
     for advice in _next_steps(result):
         line(f"  next            {advice}", soft_wrap=True)
@@ -275,4 +294,8 @@ def _next_steps(result: RunResult) -> list[str]:
         steps.append("backfill constraints apply   (lists the accounts; correct them by entries first)")
     if result.reconciliation == "break":
         steps.append(f"backfill reconcile {result.source_id}   (shows the breaks)")
+    if result.stated_balances is not None and not result.stated_balances["agrees"]:
+        steps.append(
+            f"backfill reconcile {result.source_id}   (shows where stated balances part from the ledger)"
+        )
     return steps

@@ -63,6 +63,7 @@ def list_sources(*, as_json: bool) -> ExitCode:
                 "definition": str(one.path),
                 "file": one.place,
                 "bytes": size,
+                "live": one.is_live,
                 "missing": file is not None and size is None,
                 "rows": here["rows"] if here else None,
                 "status": here["status"] if here else "unknown" if trouble else "not run",
@@ -116,7 +117,7 @@ def _print_sources(sources: list[dict[str, object]], settings: Settings) -> None
             console.print(f"  {printable(str(one['error']))}", markup=False)
             continue
         size = one["bytes"]
-        lacking = "[red]no such file[/red]" if one["missing"] else "several files"
+        lacking = "[red]no such file[/red]" if one["missing"] else "live" if one["live"] else "several files"
         told = readable_size(size) if isinstance(size, int) else lacking
         rows = f", {one['rows']:,} rows" if one["rows"] is not None else ""
         console.print(

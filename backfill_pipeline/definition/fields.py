@@ -8,7 +8,7 @@ A new kind of rule is one model here and one compiler in `mapping/`.
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from backfill_pipeline.definition.base import Model, Name, PlainColumn, problem
 from backfill_pipeline.definition.numbers import NumberField, NumberRule, RateField
@@ -133,8 +133,9 @@ class EntryFields(Model):
     """Which rule feeds which field of a ledger entry."""
 
     ledger_id: TextField
-    debit_account_id: AccountField
-    credit_account_id: AccountField
+    account_id: AccountField | None = None
+    debit_account_id: AccountField | None = Field(default=None, validate_default=True)
+    credit_account_id: AccountField | None = Field(default=None, validate_default=True)
     amount: NumberField
     currency_code: TextField
     asset_type: TextField = ConstantRule(constant="fiat")
@@ -142,6 +143,24 @@ class EntryFields(Model):
     reference_id: ReferenceField
     timestamp_utc: TimeField
     fx_rate: RateField | None = None
+
+    @field_validator("debit_account_id", "credit_account_id")
+    @classmethod
+    def _entries_or_legs(cls, rule: Value | None, others: ValidationInfo) -> Value | None:
+        """A row is an entry, with two accounts, or one leg of a transaction, with one.
+
+        Told field by field, so that it is told beside whatever else is wrong. An account_id that is wrong in itself is
+        not among the others.
+        """
+        if "account_id" in others.data:
+            leg = others.data["account_id"] is not None
+            if rule is None and not leg:
+                raise problem("is missing")
+            if rule is not None and leg:
+                raise problem(
+                    "is given beside account_id: a row is an entry with two accounts, or a leg with one"
+                )
+        return rule
 
     def rules(self) -> dict[str, AnyRule]:
         """Field → rule, without the fields that have none, in the order of the ENTRY frame."""

@@ -23,14 +23,21 @@ MAPPING_LANGUAGE_VERSION: Final = 1
 """Raised when the same definition would map the same row to another entry than before."""
 
 _VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
-_FILE_KEYS: Final = (("file",), ("account_map", "file"), ("accounts", "file"))
+_FILE_KEYS: Final = (
+    ("file",),
+    ("account_map", "file"),
+    ("accounts", "file"),
+    ("database", "sqlite"),
+    ("api", "ca_file"),
+)
+_URL_KEY: Final = ("api", "base_url")
 
 
 def load_definition(path: Path) -> SourceDefinition:
     """Reads one source definition.
 
     Paths inside are relative to the real directory of the YAML file; `${NAME}` and `${NAME:-default}` are expanded
-    in them, and nowhere else.
+    in them and in `api.base_url`, and nowhere else.
 
     Raises:
         SourceDefinitionError: one sentence naming file, key, value and what is allowed.
@@ -87,10 +94,23 @@ def mapping_parts(definition: SourceDefinition) -> dict[str, str]:
     }
     parts["language"] = MAPPING_LANGUAGE_VERSION
     account_map, accounts = definition.account_map, definition.accounts
-    for section in ("columns", "rules", "member", "fixed", "parquet"):
+    for section in (
+        "columns",
+        "rules",
+        "transactions",
+        "member",
+        "fixed",
+        "parquet",
+        "xlsx",
+        "mt940",
+        "camt",
+        "database",
+    ):
         # Only where there are any: sources from before them keep their hash.
         if section in whole:
             parts[section] = whole[section]
+    if definition.api is not None:
+        parts["api"] = definition.api.deciding()
     if definition.lookups:
         parts["lookups"] = {
             name: _with_content(whole["lookups"][name], lookup.file)
@@ -159,7 +179,7 @@ def parse_yaml(text: str, path: Path) -> object:
 
 
 def with_paths(data: Mapping[object, object], path: Path) -> dict[object, object]:
-    """A copy in which every file path is absolute and its variables are expanded."""
+    """A copy in which every file path is absolute, and variables are expanded in them and in the address of an API."""
     copied = dict(data)
     lookups = data.get("lookups")
     more = [("lookups", str(name), "file") for name in lookups] if isinstance(lookups, Mapping) else []
@@ -174,6 +194,9 @@ def with_paths(data: Mapping[object, object], path: Path) -> dict[object, object
             value = holder.get(key)
             if isinstance(value, str):
                 holder[key] = str(_absolute(value, path, ".".join([*outer, key])))
+    api = copied.get(_URL_KEY[0])
+    if isinstance(api, Mapping) and isinstance(url := api.get(_URL_KEY[1]), str):
+        copied[_URL_KEY[0]] = {**api, _URL_KEY[1]: _expanded(url, path, ".".join(_URL_KEY))}
     if isinstance(files := copied.get("files"), str | list):
         copied["files"] = [
             str(_absolute(one, path, "files")) if isinstance(one, str) else one
@@ -182,7 +205,7 @@ def with_paths(data: Mapping[object, object], path: Path) -> dict[object, object
     return copied
 
 
-def _absolute(text: str, path: Path, key: str) -> Path:
+def _expanded(text: str, path: Path, key: str) -> str:
     def value_of(match: re.Match[str]) -> str:
         name, default = match.groups()
         value = os.environ.get(name) or default
@@ -193,7 +216,11 @@ def _absolute(text: str, path: Path, key: str) -> Path:
             )
         return value
 
-    expanded = _VARIABLE.sub(value_of, text)
+    return _VARIABLE.sub(value_of, text)
+
+
+def _absolute(text: str, path: Path, key: str) -> Path:
+    expanded = _expanded(text, path, key)
     if not expanded.strip():
         raise SourceDefinitionError(f"{path}: {key} is {text!r}: must name a file.")
     if "\0" in expanded:

@@ -11,12 +11,17 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from backfill_pipeline.definition.accounts import AccountMap, Accounts
+from backfill_pipeline.definition.api import ApiSource
 from backfill_pipeline.definition.base import Model, Name, between, problem
+from backfill_pipeline.definition.database import DatabaseSection
 from backfill_pipeline.definition.fields import AnyRule, EntryFields, ValueField
-from backfill_pipeline.definition.formats import CsvDialect, FixedFormat, ParquetFormat
+from backfill_pipeline.definition.formats import CsvDialect, FixedFormat, ParquetFormat, XlsxFormat
 from backfill_pipeline.definition.lookups import Lookup
 from backfill_pipeline.definition.names import check_names, source_columns
 from backfill_pipeline.definition.rules import Rule
+from backfill_pipeline.definition.stated_balances import StatedBalances
+from backfill_pipeline.definition.statements import CamtFormat, Mt940Format
+from backfill_pipeline.definition.transactions import Transactions, check_transactions
 
 
 class RunConfig(Model):
@@ -34,7 +39,7 @@ class RunConfig(Model):
 
 def _metadata_keys(value: object) -> object:
     """A list of columns is short for a mapping of each column name to itself."""
-    if not isinstance(value, list | tuple):
+    if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
         return value
     if repeated := next((one for one in value if value.count(one) > 1), None):
         raise problem("names a column twice", value=str(repeated))
@@ -46,13 +51,13 @@ def _one_or_more(value: object) -> object:
     return [value] if isinstance(value, str | Path) else value
 
 
-SECTIONS: Final = ("csv", "fixed", "parquet")
+SECTIONS: Final = ("csv", "fixed", "parquet", "xlsx", "mt940", "camt", "database", "api")
 """Sections that only the type of their name may have."""
 
-SECTIONS_NEEDED: Final = ("fixed",)
+SECTIONS_NEEDED: Final = ("fixed", "database", "api")
 """Those without which the type of their name says nothing."""
 
-LIVE_TYPES: Final[frozenset[str]] = frozenset()
+LIVE_TYPES: Final[frozenset[str]] = frozenset({"database", "api"})
 """Types that are read from where they are kept, not from files."""
 
 
@@ -60,7 +65,7 @@ class SourceDefinition(Model):
     """One source: where it is, how it is written, and what its rows mean. See `load.load_definition`."""
 
     id: str = Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")
-    type: Literal["csv", "jsonl", "fixed", "parquet"]
+    type: Literal["csv", "jsonl", "fixed", "parquet", "xlsx", "mt940", "camt", "database", "api"]
     description: str | None = None
     file: Path | None = None
     files: Annotated[tuple[Path, ...], BeforeValidator(_one_or_more)] | None = None
@@ -68,13 +73,20 @@ class SourceDefinition(Model):
     csv: CsvDialect = CsvDialect()
     fixed: FixedFormat | None = None
     parquet: ParquetFormat = ParquetFormat()
+    database: DatabaseSection | None = None
+    api: ApiSource | None = None
+    xlsx: XlsxFormat = XlsxFormat()
+    mt940: Mt940Format = Mt940Format()
+    camt: CamtFormat = CamtFormat()
     columns: dict[Name, ValueField] = Field(default_factory=dict)
     fields: EntryFields
+    transactions: Transactions | None = None
     rules: tuple[Rule, ...] = ()
     lookups: dict[Name, Lookup] = Field(default_factory=dict)
     metadata: Annotated[dict[Name, Name], BeforeValidator(_metadata_keys)] = Field(default_factory=dict)
     account_map: AccountMap | None = None
     accounts: Accounts | None = None
+    stated_balances: StatedBalances = ()
     unknown_accounts: Literal["reject", "create"] = "reject"
     partition_rows: Annotated[int, between(1, 10_000_000)] | None = None
     max_error_rate: Annotated[float, between(0, 1)] = 0.01
@@ -119,8 +131,15 @@ class SourceDefinition(Model):
             self.lookups,
             self.fields,
             self.account_rules(),
+            self.stated_balances,
             has_account_map=self.account_map is not None,
         )
+        check_transactions(self.transactions, self.columns, self.fields)
+        if self.transactions is not None and self.stated_balances:
+            raise problem(
+                "cannot go together with transactions, whose entries are made of several rows: remove it",
+                "stated_balances",
+            )
         return self
 
     @property
@@ -136,6 +155,10 @@ class SourceDefinition(Model):
     @property
     def place(self) -> str:
         """Where the export is, for messages: its file, or the patterns of several."""
+        if self.database is not None:
+            return self.database.place
+        if self.api is not None:
+            return self.api.address
         return ", ".join(str(one) for one in self.files or (self.file,))
 
     @property
@@ -151,4 +174,6 @@ class SourceDefinition(Model):
 
     def columns_read(self) -> dict[str, str]:
         """Source column → the key of the definition that reads it (the first one), for error messages."""
-        return source_columns(self.columns, self.rules, self.fields, self.metadata)
+        found = source_columns(self.columns, self.rules, self.fields, self.metadata, self.stated_balances)
+        legs = {} if self.transactions is None else self.transactions.columns_read(self.columns)
+        return legs | found

@@ -20,6 +20,7 @@ from backfill_pipeline.definition.fields import (
 )
 from backfill_pipeline.definition.lookups import Lookup
 from backfill_pipeline.definition.rules import Rule
+from backfill_pipeline.definition.stated_balances import StatedBalance
 from backfill_pipeline.definition.steps import template_parts
 
 RESERVED_PREFIX: Final = "__"
@@ -32,12 +33,13 @@ def check_names(
     lookups: Mapping[str, Lookup],
     fields: EntryFields,
     account_fields: Mapping[str, AnyRule],
+    stated: Sequence[StatedBalance] = (),
     *,
     has_account_map: bool,
 ) -> None:
     """Raises the first problem: an unknown lookup or target, a missing account map, a column used too early."""
     _check_order(columns)
-    for place, value in values_of(columns, rules, fields, account_fields):
+    for place, value in values_of(columns, rules, fields, account_fields, stated):
         lookup = getattr(value, "lookup", None)
         if lookup is not None and lookup not in lookups:
             known = (
@@ -82,7 +84,7 @@ def _check_targets(place: str, rule: Rule, columns: Mapping[str, Value], fields:
     for target in rule.set or {}:
         if target in texts or target in columns:
             continue
-        if target in type(fields).model_fields:
+        if target in type(fields).model_fields and not target.endswith("account_id"):
             raise problem(
                 "cannot be set by a rule: set a derived column, and let the field read that",
                 f"{place}.{target}",
@@ -101,6 +103,7 @@ def values_of(
     rules: Sequence[Rule],
     fields: EntryFields,
     account_fields: Mapping[str, AnyRule],
+    stated: Sequence[StatedBalance] = (),
 ) -> Iterator[tuple[str, AnyRule]]:
     """Every place that holds a rule for a value, by its dotted key."""
     yield from ((f"columns.{name}", value) for name, value in columns.items())
@@ -108,10 +111,27 @@ def values_of(
     yield from ((f"accounts.fields.{name}", value) for name, value in account_fields.items())
     for number, rule in enumerate(rules):
         yield from ((f"rules.{number}.set.{name}", value) for name, value in (rule.set or {}).items())
+    for number, one in enumerate(stated):
+        yield f"stated_balances.{number}.account", one.account
+
+
+def _read_last(
+    rules: Sequence[Rule], metadata: Mapping[str, str], stated: Sequence[StatedBalance]
+) -> Iterator[tuple[str, Sequence[str]]]:
+    """Keys and the columns that they read, of the sections that see all derived columns."""
+    for number, rule in enumerate(rules):
+        yield from ((f"rules.{number}.{key}", [column]) for column, key in rule.columns_read().items())
+    yield "metadata", list(metadata.values())
+    for number, one in enumerate(stated):
+        yield f"stated_balances.{number}", one.columns_read()
 
 
 def source_columns(
-    columns: Mapping[str, Value], rules: Sequence[Rule], fields: EntryFields, metadata: Mapping[str, str]
+    columns: Mapping[str, Value],
+    rules: Sequence[Rule],
+    fields: EntryFields,
+    metadata: Mapping[str, str],
+    stated: Sequence[StatedBalance] = (),
 ) -> dict[str, str]:
     """Column that the source must have → the key that reads it (the first one).
 
@@ -135,8 +155,6 @@ def source_columns(
     for field, rule in fields.rules().items():
         if not isinstance(rule, ConstantRule | GeneratedReferenceRule):
             read(rule_columns(rule), f"fields.{field}")
-    for number, one in enumerate(rules):
-        for column, key in one.columns_read().items():
-            read([column], f"rules.{number}.{key}")
-    read(list(metadata.values()), "metadata")
+    for key, columns_read in _read_last(rules, metadata, stated):
+        read(columns_read, key)
     return found

@@ -44,6 +44,16 @@ def start(connection: Connection, source_id: str, source_type: str, metadata: Ma
     )
 
 
+def grow(connection: Connection, source_id: str, source_type: str, metadata: Mapping[str, object]) -> None:
+    """Opens the checkpoint of a source that grew: counters go on where they are."""
+    connection.execute(
+        "UPDATE ledger_backfill_checkpoints SET status = 'IN_PROGRESS', completed_at = NULL, error_message = NULL,"
+        " last_checkpoint_at = timezone('UTC', now()), metadata = metadata || %s"
+        " WHERE source_id = %s AND source_type = %s",
+        [Jsonb(dict(metadata)), source_id, source_type],
+    )
+
+
 def advance(
     connection: Connection,
     source_id: str,

@@ -130,6 +130,18 @@ def source_lock(url: str, source_id: str) -> Iterator[None]:
         yield
 
 
+def is_being_written(connection: Connection, source_id: str) -> bool:
+    """Whether a run holds the source's lock right now; takes none."""
+    with ledger_errors("look for runs in"):
+        row = connection.execute(
+            "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+            " AND classid = %s::bigint::oid AND objid = (hashtext(%s)::bigint & 4294967295)::oid)",
+            [ADVISORY_LOCK_SPACE, source_id],
+        ).fetchone()
+    return bool(row and row[0])
+
+
 def _try_lock(connection: Connection, source_id: str) -> bool:
     with ledger_errors("lock a source in"):
         row = connection.execute(

@@ -184,12 +184,17 @@ def verify(connection: Connection) -> ConstraintReport:
     return ConstraintReport("not applied" if current == "applied" else current, missing=tuple(not_enforced))
 
 
-def offenders(connection: Connection) -> ConstraintReport:
-    """§5.1: accounts whose balances would break a constraint; state "refused" when there are any."""
+def offenders(connection: Connection, accounts: str = "bank_accounts") -> ConstraintReport:
+    """§5.1: accounts whose balances would break a constraint; state "refused" when there are any.
+
+    `accounts` is another table of accounts for a rehearsal (`rehearsal.py`).
+    """
     with ledger_errors("check balances in"):
         rows = connection.execute(
-            "SELECT count(*) OVER (), id, currency_code, balance, available_balance, reserved_balance"  # noqa: S608 - constants of this module only
-            f" FROM bank_accounts WHERE {_OFFENDS} ORDER BY available_balance, id LIMIT %s",
+            sql.SQL(
+                "SELECT count(*) OVER (), id, currency_code, balance, available_balance, reserved_balance"  # noqa: S608 - constants of this module only
+                f" FROM {{}} WHERE {_OFFENDS} ORDER BY available_balance, id LIMIT %s"
+            ).format(sql.Identifier(accounts)),
             [SAMPLE_SIZE],
         ).fetchall()
     sample = tuple(Offender(*row[1:]) for row in rows)

@@ -70,6 +70,20 @@ def migrate(connection: Connection, migrations: Sequence[Migration] | None = Non
     return applied
 
 
+def pending(connection: Connection) -> tuple[Migration, ...]:
+    """What `migrate` would apply, by looking alone: everything, when there is no ledger yet.
+
+    Raises:
+        LedgerError: as `migrate`.
+    """
+    migrations = bundled_migrations()
+    with ledger_errors("inspect"):
+        row = connection.execute("SELECT to_regclass('ledger_schema_migrations') IS NOT NULL").fetchone()
+        recorded = _read_recorded(connection) if row and row[0] else {}
+    _check_recorded(migrations, recorded)
+    return tuple(migration for migration in migrations if migration.version not in recorded)
+
+
 def _recorded(connection: Connection) -> dict[int, tuple[str, str]]:
     with connection.transaction():
         connection.execute("SET LOCAL client_min_messages = warning")  # not a notice that the table exists
@@ -78,6 +92,10 @@ def _recorded(connection: Connection) -> dict[int, tuple[str, str]]:
             " version integer PRIMARY KEY, name text NOT NULL, checksum text NOT NULL,"
             " applied_at timestamptz NOT NULL DEFAULT now())"
         )
+    return _read_recorded(connection)
+
+
+def _read_recorded(connection: Connection) -> dict[int, tuple[str, str]]:
     rows = connection.execute("SELECT version, name, checksum FROM ledger_schema_migrations").fetchall()
     return {version: (name, checksum) for version, name, checksum in rows}
 

@@ -23,7 +23,7 @@ from backfill_pipeline.ledger.sampling import Sample, take_sample
 from backfill_pipeline.ledger.staging import REFUSED_SCHEMA, SortedOut
 
 # What a batch can meet that its rows, told apart, may still get around.
-_ROW_PROBLEMS = (
+ROW_PROBLEMS = (
     psycopg.errors.UniqueViolation,
     psycopg.errors.ForeignKeyViolation,
     psycopg.errors.CheckViolation,
@@ -113,7 +113,7 @@ def post_batch(
             return recorded
         batch_id = _next_batch_id(connection)
         path, told = _post_entries(connection, entries, batch_id, policy, expect_trouble=expect_trouble)
-        outcome = _outcome(entries.num_rows, told, policy, path, time.monotonic() - started)
+        outcome = outcome_of(entries.num_rows, told, policy, path, time.monotonic() - started)
         _record_batch(connection, plan, batch_id, outcome)
         if told.refused.num_rows:
             rejects.insert(connection, plan.partition_id, batch_id, describe_rejects(told.refused))
@@ -219,6 +219,8 @@ def post_replay(
             ],
         )
         replays.record(connection, plan.partition_id, batch_id, attempts, replayed_by)
+        if counts.filtered:
+            replays.count_filtered_reasons(connection, plan.partition_id, batch_id)
         checkpoints.correct(
             connection,
             plan.source_id,
@@ -296,7 +298,7 @@ def _copy(connection: Connection, entries: pa.Table, batch_id: int) -> bool:
     try:
         with connection.transaction():
             copy_entries(connection, COPY_SQL, entries, batch_id)
-    except _ROW_PROBLEMS:
+    except ROW_PROBLEMS:
         return False
     return True
 
@@ -334,7 +336,8 @@ def _next_batch_id(connection: Connection) -> int:
     return int(row[0])
 
 
-def _outcome(read: int, told: SortedOut, policy: PostingPolicy, path: str, seconds: float) -> BatchOutcome:
+def outcome_of(read: int, told: SortedOut, policy: PostingPolicy, path: str, seconds: float) -> BatchOutcome:
+    """What became of `read` rows that were told apart, by the policy for duplicates."""
     duplicates, rejected = told.duplicates, told.rejected
     if not policy.skip_duplicates:
         duplicates, rejected = 0, rejected + duplicates

@@ -1,100 +1,54 @@
 """Registrations: a source at one fingerprint and mapping, with its partitions.
 
-Belongs here: registering (first time, again, as a new revision, or refusing), loading, and the life of a partition's
-row.
-Does not: reading the source; computing fingerprints.
+Belongs here: registering (first time, again, grown, as a new revision, or refusing), loading, and the life of a
+partition's row. The shapes and words of a registration are offered here as well.
+Does not: telling growth from change (`source_changes.py`), reading the source, computing fingerprints.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 
 from psycopg.types.json import Jsonb
 
-from backfill_pipeline.errors import LedgerError, SourceChangedError
-from backfill_pipeline.ledger import checkpoints, source_data
+from backfill_pipeline.errors import LedgerError
+from backfill_pipeline.ledger import checkpoints, source_data, source_files
 from backfill_pipeline.ledger.connection import ADVISORY_LOCK_SPACE, Connection, ledger_errors
+from backfill_pipeline.ledger.registered import (
+    RULE_PREFIX,
+    Partition,
+    PartitionPlan,
+    Registration,
+    RegistrationPlan,
+    partition_key,
+)
+from backfill_pipeline.ledger.source_changes import (
+    describe_changes,
+    describe_mapping_changes,
+    gone_files,
+    has_grown,
+    refuse_copies,
+    refuse_unless_safe,
+)
 
-RULE_PREFIX = "rule:"
-"""Begins what `mapping_parts["reference_columns"]` holds for references that are not generated."""
-
-_REFERENCES = "reference_columns"
-
-
-@dataclass(frozen=True, slots=True)
-class PartitionPlan:
-    """Where a partition's rows lie in the source. Rows and lines count from 1."""
-
-    number: int
-    first_row: int
-    row_count: int
-    first_line: int
-    byte_offset: int
-    byte_length: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class RegistrationPlan:
-    """What a survey of the source found. `mapping_parts` names each section of the definition with its hash."""
-
-    source_id: str
-    source_type: str
-    file_name: str
-    size_bytes: int
-    sha256: str
-    mapping_sha256: str
-    mapping_parts: Mapping[str, str]
-    header: tuple[str, ...]
-    row_count: int
-    partitions: Sequence[PartitionPlan]
-
-
-@dataclass(frozen=True, slots=True)
-class Partition:
-    """A registered partition."""
-
-    id: int
-    key: str
-    plan: PartitionPlan
-    valid_rows: int | None
-    posted: bool
-    error: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Registration:
-    """A registered source with its partitions in source order."""
-
-    id: int
-    source_id: str
-    source_type: str
-    revision: int
-    file_name: str
-    size_bytes: int
-    sha256: str
-    mapping_sha256: str
-    mapping_parts: Mapping[str, str]
-    header: tuple[str, ...]
-    row_count: int
-    registered_at: datetime
-    completed_at: datetime | None
-    partitions: tuple[Partition, ...]
-
-    def partition(self, key: str) -> Partition:
-        """The partition with this key; KeyError when there is none."""
-        for partition in self.partitions:
-            if partition.key == key:
-                return partition
-        raise KeyError(key)
-
-
-def partition_key(revision: int, number: int, count: int) -> str:
-    """Zero-padded, so that keys sort in source order; later revisions carry their number."""
-    digits = max(4, len(str(count)))
-    return f"{number:0{digits}d}" if revision == 1 else f"r{revision}-{number:0{digits}d}"
+__all__ = [
+    "RULE_PREFIX",
+    "Partition",
+    "PartitionPlan",
+    "Registration",
+    "RegistrationPlan",
+    "complete_partition",
+    "describe_changes",
+    "describe_mapping_changes",
+    "gone_files",
+    "load",
+    "partition_key",
+    "record_failure",
+    "record_validated",
+    "register",
+    "source_ids",
+    "what_registering_does",
+]
 
 
 def register(
@@ -102,92 +56,75 @@ def register(
 ) -> tuple[Registration, bool]:
     """Registers a source; returns the registration and whether it is a new one.
 
-    The same fingerprint and mapping again is the same registration. A changed one becomes a new revision when
+    The same fingerprint and mapping again is the same registration. So is a source that only grew (`has_grown`): its
+    partitions stay as they are, posted or not, and new ones are added. Any other change becomes a new revision when
     everything or nothing of the current one is posted, or when the caller accepts it; references keep entries from
     being posted twice.
 
     Raises:
-        SourceChangedError: the source or its mapping changed while partitions of the current revision are still open.
+        SourceChangedError: the source or its mapping changed while partitions of the current revision are still open,
+            or a file that was registered is gone.
+        SourceFileError: a file is a copy of another one, and would be posted once more.
     """
     with ledger_errors("register a source in"), connection.transaction():
         connection.execute(
             "SELECT pg_advisory_xact_lock(%s, hashtext(%s))",
             [ADVISORY_LOCK_SPACE, f"register {plan.source_id}"],
         )
-        current = load(connection, plan.source_id)
-        if current is not None:
-            changes = describe_changes(current, plan)
-            if not changes:
-                return current, False
-            if not accept_changed:
-                _refuse_unless_safe(connection, current, plan, changes)
-        _insert(connection, plan, current.revision + 1 if current else 1)
+        current, revision, changes = what_registering_does(connection, plan, accept_changed=accept_changed)
+        if current is None or revision != current.revision:
+            _insert(connection, plan, revision)
+        elif changes:
+            _grow(connection, current, plan)
+        else:
+            return current, False
         registration = load(connection, plan.source_id)
         assert registration is not None
         _complete_registration(connection, registration)  # at once, when there are no rows
     return registration, True
 
 
-def describe_changes(current: Registration, plan: RegistrationPlan) -> list[str]:
-    """What differs between a registration and the source as it is now, in words."""
-    changes = []
-    if current.sha256 != plan.sha256:
-        size = (
-            f"{current.size_bytes:,} → {plan.size_bytes:,} bytes, "
-            if current.size_bytes != plan.size_bytes
-            else ""
-        )
-        changes.append(
-            f"the content of {plan.file_name} ({size}SHA-256 {current.sha256[:12]}… → {plan.sha256[:12]}…)"
-        )
-    return changes + describe_mapping_changes(current, plan.mapping_parts)
+def what_registering_does(
+    connection: Connection, plan: RegistrationPlan, *, accept_changed: bool = False
+) -> tuple[Registration | None, int, list[str]]:
+    """What `register` would make of a survey, by looking alone.
+
+    Returns:
+        The current registration, the revision that the source would be (the current one's when nothing changed, and
+        when it only grew), and what changed, in words.
+
+    Raises:
+        SourceChangedError: as `register`.
+    """
+    current = load(connection, plan.source_id)
+    if current is None:
+        refuse_copies((), plan, accept_changed=accept_changed)
+        return None, 1, []
+    changes = describe_changes(current, plan)
+    if not changes:
+        return current, current.revision, []
+    refuse_copies(current.files, plan, accept_changed=accept_changed)
+    if has_grown(connection, current, plan):
+        return current, current.revision, changes
+    if not accept_changed:
+        refuse_unless_safe(connection, current, plan, changes)
+    return current, current.revision + 1, changes
 
 
-def describe_mapping_changes(current: Registration, parts: Mapping[str, str]) -> list[str]:
-    """Which sections of the source definition differ from the registered ones, in words."""
-    return [
-        f"the mapping section '{part}'"
-        for part in sorted({*current.mapping_parts, *parts})
-        if current.mapping_parts.get(part) != parts.get(part)
-        and not (part == _REFERENCES and _same_references(current, parts))
-    ]
-
-
-def _same_references(current: Registration, parts: Mapping[str, str]) -> bool:
-    """Whether rows get the references that they had. Nothing is known of that from before it was recorded."""
-    before, now = current.mapping_parts.get(_REFERENCES, ""), parts.get(_REFERENCES, "")
-    return before == now or (not before and now.startswith(RULE_PREFIX))
-
-
-def _refuse_unless_safe(
-    connection: Connection, current: Registration, plan: RegistrationPlan, changes: Sequence[str]
-) -> None:
-    row = connection.execute(
-        "SELECT count(*), count(*) FILTER (WHERE p.registration_id = %s)"
-        " FROM backfill_batches b JOIN backfill_partitions p ON p.id = b.partition_id WHERE b.source_id = %s",
-        [current.id, current.source_id],
-    ).fetchone()
-    assert row is not None
-    batches, current_batches = row
-    what = " and ".join(changes)
-    open_partitions = sum(not partition.posted for partition in current.partitions)
-    # As long as nothing of it is posted there is nothing to resume: a first mistake is corrected freely.
-    if current_batches and open_partitions:
-        raise SourceChangedError(
-            f"source {plan.source_id} changed since it was registered: {what}; {open_partitions} of"
-            f" {len(current.partitions)} partitions are not posted yet, so restore what changed and resume,"
-            " or register it as a new revision with --accept-changed (manifest config: accept_changed)"
-        )
-    # Entries of every earlier revision count: they would be posted once more under other references.
-    if not batches:
-        return
-    if not _same_references(current, plan.mapping_parts):
-        raise SourceChangedError(
-            f"source {plan.source_id} makes its references from other columns or by another rule than before: entries"
-            " posted already would be posted once more under new references; keep fields.reference_id and"
-            " fields.ledger_id and what they are made of,"
-            " or register it as a new revision with --accept-changed (manifest config: accept_changed)"
-        )
+def _grow(connection: Connection, current: Registration, plan: RegistrationPlan) -> None:
+    """Adds what is new; what is there keeps its partitions, batches, rejects and what it says should be there."""
+    new = plan.partitions[len(current.partitions) :]
+    source_files.record_growth(connection, current.id)
+    connection.execute(
+        "UPDATE backfill_registrations SET file_name = %s, size_bytes = %s, sha256 = %s, row_count = %s,"
+        " completed_at = CASE WHEN %s THEN NULL ELSE completed_at END WHERE id = %s",
+        [plan.file_name, plan.size_bytes, plan.sha256, plan.row_count, bool(new), current.id],
+    )
+    source_files.add(connection, current.id, plan.files, known=len(current.files))
+    _insert_partitions(connection, current.id, current.revision, new, len(plan.partitions))
+    if new:
+        progress = {"sha256": plan.sha256, "rows": plan.row_count}
+        checkpoints.grow(connection, plan.source_id, plan.source_type, progress)
 
 
 def _insert(connection: Connection, plan: RegistrationPlan, revision: int) -> None:
@@ -211,24 +148,8 @@ def _insert(connection: Connection, plan: RegistrationPlan, revision: int) -> No
     assert row is not None
     # What an earlier revision said is no longer what the source says.
     source_data.forget(connection, plan.source_id)
-    with connection.cursor().copy(
-        "COPY backfill_partitions (registration_id, partition_key, number, first_row, row_count, first_line,"
-        " byte_offset, byte_length, sha256) FROM STDIN"
-    ) as copy:
-        for partition in plan.partitions:
-            copy.write_row(
-                (
-                    row[0],
-                    partition_key(revision, partition.number, len(plan.partitions)),
-                    partition.number,
-                    partition.first_row,
-                    partition.row_count,
-                    partition.first_line,
-                    partition.byte_offset,
-                    partition.byte_length,
-                    partition.sha256,
-                )
-            )
+    source_files.add(connection, row[0], plan.files)
+    _insert_partitions(connection, row[0], revision, plan.partitions, len(plan.partitions))
     checkpoints.start(
         connection,
         plan.source_id,
@@ -240,6 +161,34 @@ def _insert(connection: Connection, plan: RegistrationPlan, revision: int) -> No
             "rows": plan.row_count,
         },
     )
+
+
+def _insert_partitions(
+    connection: Connection,
+    registration_id: int,
+    revision: int,
+    partitions: Sequence[PartitionPlan],
+    count: int,
+) -> None:
+    """Writes partitions of a registration that has, or will have, `count` of them."""
+    with connection.cursor().copy(
+        "COPY backfill_partitions (registration_id, partition_key, number, first_row, row_count, first_line,"
+        " byte_offset, byte_length, sha256) FROM STDIN"
+    ) as copy:
+        for partition in partitions:
+            copy.write_row(
+                (
+                    registration_id,
+                    partition_key(revision, partition.number, count),
+                    partition.number,
+                    partition.first_row,
+                    partition.row_count,
+                    partition.first_line,
+                    partition.byte_offset,
+                    partition.byte_length,
+                    partition.sha256,
+                )
+            )
 
 
 def load(connection: Connection, source_id: str) -> Registration | None:
@@ -259,8 +208,9 @@ def load(connection: Connection, source_id: str) -> Registration | None:
             " ORDER BY number",
             [row[0]],
         ).fetchall()
+        files = source_files.load(connection, row[0])
     loaded = tuple(Partition(p[0], p[1], PartitionPlan(*p[2:9]), *p[9:]) for p in partitions)
-    fields = (*row[:9], tuple(row[9]), *row[10:], loaded)
+    fields = (*row[:9], tuple(row[9]), *row[10:], loaded, files)
     return Registration(*fields)
 
 

@@ -72,6 +72,17 @@ def replace_early(connection: Connection, partition_id: int, rows: pa.Table) -> 
     insert(connection, partition_id, None, rows)
 
 
+def count_early(connection: Connection, partition_id: int) -> int:
+    """Number of rows of a partition that were rejected before posting, however they stand now."""
+    with ledger_errors("read rejects from"):
+        row = connection.execute(
+            "SELECT count(*) FROM backfill_rejects WHERE partition_id = %s AND batch_id IS NULL",
+            [partition_id],
+        ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 def list_rejects(
     connection: Connection,
     registration_id: int,

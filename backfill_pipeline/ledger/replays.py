@@ -105,19 +105,26 @@ def await_commits(connection: Connection, partition_ids: Sequence[int]) -> None:
         )
 
 
-def settled_rows(connection: Connection, partition_id: int) -> pa.Table:
+def settled_rows(connection: Connection, partition_id: int, *, with_all_legs: bool = False) -> pa.Table:
     """What was sent for the rows of a partition that a replay posted or found in the ledger.
 
+    Args:
+        connection: to the ledger.
+        partition_id: the partition.
+        with_all_legs: also the rows that were sent with them, as legs of the same transactions: those that pairing left
+            out, and those whose entry the ledger refused.
+
     Returns:
-        source_row, source_line, byte_offset, repaired, occurrence; by row.
+        source_row, source_line, byte_offset, state, repaired, occurrence; by row.
     """
     with ledger_errors("read replays from"):
         found = connection.execute(
-            "SELECT source_row, source_line, byte_offset, repaired, occurrence FROM backfill_rejects_now"
-            " WHERE partition_id = %s AND state IN ('posted', 'duplicate') ORDER BY source_row",
-            [partition_id],
+            "SELECT source_row, source_line, byte_offset, state, repaired, occurrence FROM backfill_rejects_now"
+            " WHERE partition_id = %s AND (state IN ('posted', 'duplicate')"
+            "  OR (%s AND repaired IS NOT NULL AND (state = 'filtered' OR stage = 'post'))) ORDER BY source_row",
+            [partition_id, with_all_legs],
         ).fetchall()
-    names = ("source_row", "source_line", "byte_offset", "repaired", "occurrence")
+    names = ("source_row", "source_line", "byte_offset", "state", "repaired", "occurrence")
     return _table(found, pa.schema([STATE_SCHEMA.field(name) for name in names]))
 
 
@@ -156,6 +163,32 @@ def record(
         for record_batch in table.to_batches(max_chunksize=10_000):
             copy.write(encoder.write_batch(record_batch))
         copy.write(encoder.finish())
+
+
+def count_filtered_reasons(connection: Connection, partition_id: int, batch_id: int | None = None) -> None:
+    """Adds the rows that replays filtered to a partition's counts by reason, in the caller's transaction.
+
+    Args:
+        connection: in a transaction.
+        partition_id: of the partition.
+        batch_id: of one replay; None for all of them, after the partition's own counts were written anew.
+    """
+    connection.execute(
+        """
+        UPDATE backfill_partitions p SET filtered_by_reason = (
+            SELECT coalesce(jsonb_object_agg(reason, count), '{}')
+            FROM (SELECT reason, sum(count) AS count
+                  FROM (SELECT key AS reason, value::bigint AS count FROM jsonb_each_text(p.filtered_by_reason)
+                        UNION ALL
+                        SELECT y.reason, count(*) FROM backfill_replays y
+                        WHERE y.partition_id = p.id AND y.outcome = 'filtered'
+                          AND (%(batch)s::bigint IS NULL OR y.batch_id = %(batch)s)
+                        GROUP BY y.reason) AS each
+                  GROUP BY reason) AS total)
+        WHERE p.id = %(partition)s
+        """,
+        {"partition": partition_id, "batch": batch_id},
+    )
 
 
 def rows_taken(connection: Connection, partition_id: int, source_rows: Sequence[int]) -> tuple[int, int]:

@@ -62,6 +62,25 @@ class SortedOut:
     refused: pa.Table
 
 
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where the rows of a batch go that can be posted.
+
+    Attributes:
+        entries: the table that they are inserted into, and whose trigger moves the balances.
+        settle: the function that decides, under balance constraints, which rows must go.
+        rehearsed_under: None for the ledger itself. For a rehearsal (`rehearsal.py`), whether constraints are in force;
+            nothing of the ledger is locked then.
+    """
+
+    entries: sql.Identifier
+    settle: sql.Identifier
+    rehearsed_under: bool | None = None
+
+
+LEDGER = Destination(sql.Identifier("ledger_entries"), sql.Identifier("backfill_settle_balances"))
+
+
 _CREATE_TABLES = """
 CREATE TEMP TABLE IF NOT EXISTS backfill_staging (
     ledger_id text COLLATE "C", debit_account_id text COLLATE "C", credit_account_id text COLLATE "C",
@@ -247,7 +266,7 @@ SET verdict = excluded.verdict, code = excluded.code, field = excluded.field, re
 """  # noqa: S608 - constants of this module only
 
 _INSERT = f"""
-INSERT INTO ledger_entries ({", ".join(COPY_COLUMNS)})
+INSERT INTO {{}} ({", ".join(COPY_COLUMNS)})
 SELECT {", ".join(f"s.{column}" for column in COPY_COLUMNS)}
 FROM backfill_staging s
 WHERE NOT EXISTS (SELECT 1 FROM backfill_verdicts v WHERE v.source_row = s.source_row)
@@ -277,6 +296,7 @@ def sort_out(
     create_unknown_accounts: bool,
     tell_duplicates: bool = False,
     sample: Sample | None = None,
+    destination: Destination = LEDGER,
 ) -> SortedOut:
     """Tells the rows of a batch apart and posts those that can be.
 
@@ -287,13 +307,16 @@ def sort_out(
         create_unknown_accounts: open the accounts that entries name and the ledger lacks, in the entry's currency.
         tell_duplicates: have duplicates among the refused rows too, as rejects; else they are only counted.
         sample: of this batch; only makes it faster.
+        destination: the ledger, unless this is a rehearsal.
 
     Raises:
         psycopg.errors.UniqueViolation: another session posted one of the references meanwhile.
     """
     # Tables are locked in the order in which every posting locks them, also when accounts are looked at first: whoever
     # alters both (the constraint step) then waits for us, or we for it, but not each for the other.
-    connection.execute("LOCK TABLE ledger_entries IN ROW EXCLUSIVE MODE")
+    rehearsed_under = destination.rehearsed_under
+    if rehearsed_under is None:
+        connection.execute("LOCK TABLE ledger_entries IN ROW EXCLUSIVE MODE")
     connection.execute(_CREATE_TABLES)
     # Twice in one transaction is possible (opening balances in tests), so the tables are emptied, not assumed empty.
     # By DELETE: it costs nothing when they are, while TRUNCATE would make new files and catalogue rows for each batch.
@@ -302,7 +325,7 @@ def sort_out(
     dropped = _meet_ledger(connection, entries.num_rows, sample, drop_duplicates=not tell_duplicates)
     if dropped == entries.num_rows:
         return SortedOut(0, dropped, 0, 0, REFUSED_SCHEMA.empty_table())
-    in_force = balance_constraints_in_force(connection)
+    in_force = balance_constraints_in_force(connection) if rehearsed_under is None else rehearsed_under
     # Gathering statistics of all columns takes as long as all the rest; only settling has plans that rest on them.
     connection.execute(
         "ANALYZE backfill_staging" if in_force else "ANALYZE backfill_staging (entry_id, source_row)"
@@ -318,9 +341,9 @@ def sort_out(
     connection.execute(_JOIN_AS_USUAL)
     connection.execute("ANALYZE backfill_verdicts (source_row)")
     if in_force:
-        connection.execute("SELECT backfill_settle_balances()")
+        connection.execute(sql.SQL("SELECT {}()").format(destination.settle))
     connection.execute("DISCARD PLANS")  # as in copy_entries: this statement fires the triggers as well
-    inserted = connection.execute(_INSERT).rowcount
+    inserted = connection.execute(sql.SQL(_INSERT).format(destination.entries)).rowcount
     counts = connection.execute(_COUNT).fetchone()
     assert counts is not None
     duplicates, conflicts, rejected = counts

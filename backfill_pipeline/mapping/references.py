@@ -9,7 +9,6 @@ content from 0 in source order, so that two equal payments stay two. Any export 
 the same set of references.
 """
 
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +23,7 @@ from pandas.util import hash_array
 
 from backfill_pipeline.schemas.extracted import ERROR_CODE, RESERVED_NAMES, SOURCE_ROW
 from backfill_pipeline.schemas.row_errors import bytes_held, combined
+from backfill_pipeline.sources.spills import Spill, split
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -133,8 +133,8 @@ class OccurrenceIndex:
         """
         self._columns = None if columns is None else tuple(columns)
         self._spill_rows = spill_rows
-        self._hashed = _Spill(work_dir / "occurrences-hashed", _HASHED)
-        self._repeats = _Spill(work_dir / "occurrences-repeats", _REPEAT)
+        self._hashed = Spill(work_dir / "occurrences-hashed", _HASHED)
+        self._repeats = Spill(work_dir / "occurrences-repeats", _REPEAT)
         self._held: list[np.ndarray] = []
         self._held_rows = 0
 
@@ -173,7 +173,7 @@ class OccurrenceIndex:
         for bucket in self._hashed.buckets():
             repeats = _settle(self._hashed.read(bucket))
             count += len(repeats)
-            self._repeats.append(*_split(repeats, repeats["row"] // _ROWS_PER_RANGE))
+            self._repeats.append(*split(repeats, repeats["row"] // _ROWS_PER_RANGE))
         _write(path, (np.sort(self._repeats.read(part), order="row") for part in self._repeats.buckets()))
         self.close()
         return count
@@ -203,14 +203,7 @@ def _settle(records: np.ndarray) -> np.ndarray:
 
 
 def _by_bucket(records: np.ndarray) -> tuple[list[int], list[np.ndarray]]:
-    return _split(records, (records["high"] >> np.uint64(64 - _BUCKET_BITS)).astype(np.int64))
-
-
-def _split(records: np.ndarray, keys: npt.NDArray[np.int64]) -> tuple[list[int], list[np.ndarray]]:
-    """Records grouped by key, their order kept inside a group."""
-    order = np.argsort(keys, kind="stable")
-    found, starts = np.unique(keys[order], return_index=True)
-    return found.tolist(), np.split(records[order], starts[1:]) if len(found) else []
+    return split(records, (records["high"] >> np.uint64(64 - _BUCKET_BITS)).astype(np.int64))
 
 
 def _write(path: Path, parts: Iterable[np.ndarray]) -> None:
@@ -218,37 +211,3 @@ def _write(path: Path, parts: Iterable[np.ndarray]) -> None:
         for part in parts:
             table = pa.table([part["row"], part["occurrence"]], schema=OCCURRENCE_SCHEMA)
             writer.write_table(table, row_group_size=_ROWS_PER_GROUP)
-
-
-class _Spill:
-    """Files of fixed-size records, one per bucket, made when the first record comes."""
-
-    def __init__(self, directory: Path, dtype: np.dtype[np.void]) -> None:
-        self._directory = directory
-        self._dtype = dtype
-        self._used: set[int] = set()
-
-    def is_empty(self) -> bool:
-        return not self._used
-
-    def append(self, buckets: list[int], parts: list[np.ndarray]) -> None:
-        if not self._used:
-            self.remove()  # of a survey that was killed
-        self._directory.mkdir(parents=True, exist_ok=True)
-        for bucket, part in zip(buckets, parts, strict=True):
-            with self._file(bucket).open("ab") as opened:
-                opened.write(part.tobytes())
-            self._used.add(bucket)
-
-    def buckets(self) -> list[int]:
-        return sorted(self._used)
-
-    def read(self, bucket: int) -> np.ndarray:
-        return np.fromfile(self._file(bucket), dtype=self._dtype)
-
-    def remove(self) -> None:
-        shutil.rmtree(self._directory, ignore_errors=True)
-        self._used = set()
-
-    def _file(self, bucket: int) -> Path:
-        return self._directory / f"{bucket:06d}"

@@ -23,7 +23,7 @@ from backfill_pipeline.definition.rules import Condition, Conditions, Rule
 from backfill_pipeline.mapping.amounts import Numbers, read_numbers, settled_numbers
 from backfill_pipeline.mapping.lookups import Lookups
 from backfill_pipeline.mapping.number_text import parse_numbers
-from backfill_pipeline.mapping.rows import Rows
+from backfill_pipeline.mapping.rows import Rows, trim
 from backfill_pipeline.mapping.text import TextCompiled, compile_text
 from backfill_pipeline.money import AMOUNT_TYPE
 from backfill_pipeline.schemas.extracted import ERROR_CODE
@@ -253,11 +253,12 @@ class _Texts:
         """Where the test holds for a column."""
         if column not in self._encoded:
             # A derived column is null where its row is rejected anyway.
-            encoded = pc.fill_null(self._rows.trimmed(column), "").dictionary_encode()
-            self._encoded[column] = encoded.dictionary, encoded.indices.to_numpy()
+            encoded = pc.fill_null(self._rows.raw(column), "").dictionary_encode()
+            # Indices as numpy takes them: each test would convert them anew, which takes longer than the test.
+            self._encoded[column] = trim(encoded.dictionary), encoded.indices.to_numpy().astype(np.intp)
         dictionary, indices = self._encoded[column]
         holds: Mask = test(dictionary).to_numpy(zero_copy_only=False)
-        return holds[indices]
+        return holds.take(indices)
 
 
 class _Numbers:
@@ -279,7 +280,7 @@ class _Numbers:
         """Where a number meets a condition. A text that is no number is an error of its row; an empty one is none."""
         values = self._values(column)
         self._report(column, among)
-        result = pa.array(np.ones(len(self._rows), dtype=bool))
+        found: Mask = np.ones(len(self._rows), dtype=bool)
         low, high = condition.between or (None, None)
         for operation, limit in (
             (pc.greater, condition.above),
@@ -290,8 +291,8 @@ class _Numbers:
             (pc.less_equal, high),
         ):
             if limit is not None:
-                result = pc.and_(result, pc.fill_null(operation(values, _decimal(limit)), False))
-        found: Mask = result.to_numpy(zero_copy_only=False)
+                met = pc.fill_null(operation(values, _decimal(limit)), False)
+                found &= met.to_numpy(zero_copy_only=False)
         return found
 
     def _values(self, column: str) -> pa.Array:

@@ -14,11 +14,13 @@ from backfill_pipeline.definition.fields import GeneratedReferenceRule
 from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.definition.names import text_fields
 from backfill_pipeline.mapping.amounts import Numbers, read_numbers
+from backfill_pipeline.mapping.legs import ACCOUNT, CompiledLegs
 from backfill_pipeline.mapping.lookups import Lookups, read_lookups
 from backfill_pipeline.mapping.metadata import json_objects
 from backfill_pipeline.mapping.references import content_hashes, render_references, spread_occurrences
 from backfill_pipeline.mapping.rows import Rows
 from backfill_pipeline.mapping.rules import CompiledRules, Decision, derive_columns
+from backfill_pipeline.mapping.stated import CompiledStatedBalances
 from backfill_pipeline.mapping.text import compile_text
 from backfill_pipeline.mapping.times import read_times
 from backfill_pipeline.money import AMOUNT_TYPE
@@ -46,6 +48,10 @@ class Mapping:
         self._fx_rate = fields.fx_rate
         self._time = fields.timestamp_utc
         self._reference = fields.reference_id
+        generated = isinstance(fields.reference_id, GeneratedReferenceRule)
+        section = definition.transactions
+        self._legs = None if section is None else CompiledLegs(section, generated=generated)
+        self._stated = CompiledStatedBalances(definition.stated_balances, lookups)
 
     def transform(
         self, extracted: pd.DataFrame | pa.Table, occurrences: pa.Table | None = None
@@ -70,6 +76,8 @@ class Mapping:
         ) in ENTRY_SCHEMA.names:  # in the order of the fields, so that the first failing one gives the code
             if name in self._texts:
                 columns[name] = decision.value(name, self._texts[name])
+            elif name == "debit_account_id":  # the row is a leg, with one account
+                columns[ACCOUNT] = decision.value(ACCOUNT, self._texts[ACCOUNT])
             elif name == "amount":
                 self._put_numbers(columns, name, self._amounts(decision))
             elif name == "fx_rate":
@@ -81,8 +89,26 @@ class Mapping:
         columns["metadata"] = json_objects(
             {key: rows.raw(column) for key, column in self._metadata.items()}, len(rows)
         )
-        columns |= self._findings(rows)
-        return to_pandas(pa.table([columns[name] for name in ENTRY_SCHEMA.names], schema=ENTRY_SCHEMA))
+        if self._legs is None:
+            return to_pandas(self._entries(rows, columns))
+        entries, transacted = self._legs.paired(rows, columns)
+        return to_pandas(self._legs.whole(self._entries(rows, columns | entries), transacted))
+
+    def _entries(self, rows: Rows, columns: dict[str, pa.Array]) -> pa.Table:
+        columns = columns | self._findings(rows)
+        return pa.table([columns[name] for name in ENTRY_SCHEMA.names], schema=ENTRY_SCHEMA)
+
+    def stated_balances(self, extracted: pa.Table) -> pa.Table:
+        """The balances that the rows of a chunk state (STATED_SCHEMA), whatever becomes of the rows themselves.
+
+        Args:
+            extracted: EXTRACTED, ordered by source row.
+        """
+        rows = Rows(extracted)
+        derive_columns(rows, self._columns)
+        decision = self._rules.decide(rows)
+        currency = self._texts["currency_code"]
+        return self._stated.read(rows, lambda: decision.value("currency_code", currency))
 
     @staticmethod
     def _put_numbers(columns: dict[str, pa.Array], name: str, numbers: Numbers) -> None:

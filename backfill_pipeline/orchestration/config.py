@@ -55,3 +55,16 @@ class ManifestConfig(dg.Config):
         default=False,
         description="Register a changed source as a new revision although the current one is unfinished.",
     )
+    files: list[str] = Field(
+        default_factory=list,
+        description="Only these of the source's several files, by name. Empty: all that match.",
+    )
+
+
+class PlanConfig(dg.Config):
+    """How a source is planned."""
+
+    accept_changed: bool = Field(
+        default=False,
+        description="As of the manifest: plan a changed source although its current revision is unfinished.",
+    )

@@ -19,10 +19,17 @@ TRANSIENT_RETRIES = dg.RetryPolicy(
 )
 
 
+TRANSIENT_MARK = "may_succeed_later"
+"""Metadata of a failure: whether the same again may succeed."""
+
+
 @contextmanager
 def terminal() -> Iterator[None]:
     """Shows the core's errors as one sentence; only transient ones are left for the retry policy."""
     try:
         yield
     except BackfillError as error:
-        raise dg.Failure(description=str(error), allow_retries=isinstance(error, TransientError)) from None
+        transient = isinstance(error, TransientError)
+        raise dg.Failure(
+            description=str(error), metadata={TRANSIENT_MARK: transient}, allow_retries=transient
+        ) from None

@@ -16,6 +16,7 @@ from backfill_pipeline.ledger.constraints import ConstraintReport
 from backfill_pipeline.ledger.registrations import Registration
 from backfill_pipeline.stages.prepare import StageReport
 from backfill_pipeline.stages.reconcile import ReconciliationReport, currency_rows, equation
+from backfill_pipeline.stages.stated import StatedReport, step_rows
 
 TABLE_ROWS = 20
 Metadata = Mapping[str, dg.MetadataValue | str | int | float | bool]
@@ -45,8 +46,15 @@ def column_schema(schema: pa.Schema) -> dg.TableSchema:
     )
 
 
-def manifest_metadata(registration: Registration, repeated_rows: int | None) -> Metadata:
-    """What a manifest found out about its source."""
+def manifest_metadata(
+    registration: Registration,
+    repeated_rows: int | None,
+    partitions_kept: int = 0,
+    details: Mapping[str, int] | None = None,
+) -> Metadata:
+    """What a manifest found out about its source; `partitions_kept` are those that it had before it grew, `details` say
+    how reading it went.
+    """
     partitions = registration.partitions
     return {
         "dagster/row_count": registration.row_count,
@@ -60,6 +68,9 @@ def manifest_metadata(registration: Registration, repeated_rows: int | None) -> 
         if partitions
         else "none: the source has no rows",
         "columns": ", ".join(registration.header),
+        **({"files": len(registration.files)} if registration.files else {}),
+        **({"partitions_kept": partitions_kept} if partitions_kept else {}),
+        **{f"read/{name}": count for name, count in (details or {}).items()},
         **({} if repeated_rows is None else {"repeated_rows": repeated_rows}),
     }
 
@@ -109,4 +120,15 @@ def reconciliation_metadata(report: ReconciliationReport) -> Metadata:
         **({"break_sample": breaks} if breaks else {}),
         **({"account_break_sample": accounts} if accounts else {}),
         **({"currencies": currencies} if currencies else {}),
+        **({} if report.stated is None else stated_metadata(report.stated)),
+    }
+
+
+def stated_metadata(report: StatedReport) -> Metadata:
+    """How stated balances compare with the ledger's, and where they part."""
+    steps = table(step_rows(report))
+    return {
+        "stated_balances": report.sentence,
+        "stated_balances_differing": report.differing,
+        **({"stated_balance_drift": steps} if steps else {}),
     }

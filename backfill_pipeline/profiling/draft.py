@@ -14,6 +14,7 @@ from typing import Final
 
 import yaml
 
+from backfill_pipeline.definition.formats import CsvDialect, XlsxFormat
 from backfill_pipeline.profiling.candidates import Candidate
 from backfill_pipeline.profiling.evidence import MOST
 from backfill_pipeline.profiling.profile import FileProfile
@@ -34,9 +35,9 @@ def draft(profile: FileProfile, folder: Path) -> str:
         '# A first draft by backfill profile. Every line with "decide" waits for somebody who knows the bank.',
         "# Then: backfill sources check, backfill sources preview, backfill run.",
         f"id: {source_id(profile.file)}",
-        "type: csv",
+        f"type: {'csv' if profile.written.workbook is None else 'xlsx'}",
         f"file: {_quoted(_path(profile.file, folder))}",
-        *_csv(profile),
+        *_section(profile),
         "",
         "fields:",
         *(f"  {line}" for line in fields),
@@ -234,8 +235,25 @@ class _Draft:
         return [f"fx_rate: {{column: {_quoted(found.column)}{marks}}}{note}"]
 
 
-def _csv(profile: FileProfile) -> list[str]:
-    dialect = profile.written.dialect
+def _section(profile: FileProfile) -> list[str]:
+    """How the file is written, and what is to be known of it."""
+    name, keys = "csv", _csv(profile.written.dialect)
+    if profile.written.workbook is not None:
+        name, keys = "xlsx", _xlsx(profile.written.workbook)
+    lines = [f"# {_comment_text(note)}" for note in profile.written.notes]
+    return [*lines, *([f"{name}: {{{', '.join(keys)}}}"] if keys else [])]
+
+
+def _xlsx(section: XlsxFormat) -> list[str]:
+    keys = [] if section.sheet is None else [f"sheet: {_quoted(section.sheet)}"]
+    if section.columns is not None:
+        keys += [f"columns: [{', '.join(section.columns)}]", f"first_row: {section.begins_in()}"]
+    elif section.named_in() != 1:
+        keys.append(f"header_row: {section.named_in()}")
+    return keys if section.first_column == 1 else [*keys, f"first_column: {section.first_column}"]
+
+
+def _csv(dialect: CsvDialect) -> list[str]:
     keys = []
     if dialect.delimiter != ",":
         keys.append('delimiter: "\\t"' if dialect.delimiter == "\t" else f'delimiter: "{dialect.delimiter}"')
@@ -247,8 +265,7 @@ def _csv(profile: FileProfile) -> list[str]:
         keys += ["header: false", f"columns: [{', '.join(dialect.columns)}]"]
     if dialect.skip_lines:
         keys.append(f"skip_lines: {dialect.skip_lines}")
-    lines = [f"# {_comment_text(note)}" for note in profile.written.notes]
-    return [*lines, *([f"csv: {{{', '.join(keys)}}}"] if keys else [])]
+    return keys
 
 
 def _path(file: Path, folder: Path) -> str:

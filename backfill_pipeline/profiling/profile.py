@@ -4,6 +4,7 @@ Belongs here: choosing the sample and bringing the findings together.
 Does not: the findings themselves (the other modules of this package).
 """
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,10 +15,14 @@ import pyarrow.compute as pc
 from backfill_pipeline.errors import SourceFileError
 from backfill_pipeline.profiling.candidates import Candidate, find_candidates
 from backfill_pipeline.profiling.columns import ColumnProfile, profile_columns
+from backfill_pipeline.profiling.workbooks import is_workbook, look_at_workbook
 from backfill_pipeline.profiling.written import Written, look
 from backfill_pipeline.schemas.extracted import ERROR_CODE, ERROR_REASON, SOURCE_LINE, extracted_schema
+from backfill_pipeline.sources.captured_reader import CapturedReader
 from backfill_pipeline.sources.compressed import content_of
 from backfill_pipeline.sources.csv_reader import CsvReader
+from backfill_pipeline.sources.protocol import SourceReader
+from backfill_pipeline.sources.xlsx_stream import XlsxStream
 
 SAMPLE_ROWS: Final = 10_000
 """Records looked at in each of three places: the beginning, the middle and the end."""
@@ -48,17 +53,27 @@ class FileProfile:
 
 
 def profile_file(file: Path) -> FileProfile:
-    """Profiles a delimited file; reads it once to count it, and looks at up to 30,000 records. Executes nothing.
+    """Profiles a delimited file or a workbook; reads it once to count it, and looks at up to 30,000 records. Executes
+    nothing.
 
     Raises:
-        SourceFileError: it is no delimited text, or its header cannot name columns.
+        SourceFileError: it is neither, or its header cannot name columns.
     """
-    written = look(file)
+    with tempfile.TemporaryDirectory(prefix="backfill-profile-") as scratch:
+        return _profile(file, Path(scratch))
+
+
+def _profile(file: Path, scratch: Path) -> FileProfile:
+    written = look_at_workbook(file) if is_workbook(file) else look(file)
     if written.field_count > COLUMNS_MAX:
         raise SourceFileError(
             f"{file}: has {written.field_count} columns; at most {COLUMNS_MAX} are profiled."
         )
-    reader = CsvReader(content_of(file, None), written.dialect)
+    reader: SourceReader
+    if written.workbook is None:
+        reader = CsvReader(content_of(file, None), written.dialect)
+    else:
+        reader = CapturedReader(XlsxStream(file, written.workbook, None), scratch)
     manifest = reader.survey(SAMPLE_ROWS)
     chunks = manifest.chunks
     chosen = sorted({0, len(chunks) // 2, len(chunks) - 1}) if chunks else []
@@ -79,7 +94,8 @@ def profile_file(file: Path) -> FileProfile:
     if bad.num_rows:
         told = f"line {bad[SOURCE_LINE][0].as_py()}: {bad[ERROR_REASON][0].as_py()}"
     good = table.filter(pc.is_null(table[ERROR_CODE])).combine_chunks()
-    columns = profile_columns(good, list(manifest.header), named=written.dialect.header)
+    named = written.dialect.header if written.workbook is None else written.workbook.columns is None
+    columns = profile_columns(good, list(manifest.header), named=named)
     return FileProfile(
         file,
         manifest.size_bytes,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from backfill_pipeline.definition.formats import CsvDialect
+from backfill_pipeline.definition.formats import CsvDialect, XlsxFormat
 from backfill_pipeline.errors import SourceFileError
 from backfill_pipeline.sources.compressed import content_of
 from backfill_pipeline.sources.content import Content
@@ -23,21 +23,26 @@ HEAD_BYTES: Final = 1 << 20
 _RECORDS: Final = 300
 _DELIMITERS: Final = (";", "\t", "|", ",")
 _BINARY: Final = {
-    b"PK\x03\x04": "an Excel workbook or a zip archive: export it as CSV, or give it its .zip",
-    b"\xd0\xcf\x11\xe0": "an old Excel workbook: export it as CSV",
+    b"PK\x03\x04": "an Excel workbook or a zip archive: let its name end in .xlsx or .zip",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook, or one with a password: save it as .xlsx without one",
     b"\x1f\x8b": "compressed with gzip: let its name end in .gz",
     b"BZh": "compressed with bzip2: unpack it first",
     b"\xfd7zXZ": "compressed with xz: unpack it first",
     b"%PDF": "a PDF: ask the bank for CSV",
     b"PAR1": "a Parquet file, which needs no profile: it names its columns and types (type: parquet)",
 }
+_MT940: Final = (
+    "a SWIFT statement (MT940), which needs no profile: its columns are fixed"
+    " (type: mt940; see docs/statements.md)"
+)
 _MARKUP: Final = {
-    "<": "XML or HTML",
-    "{": "JSON",
-    "[": "JSON",
-    ":20:": "a SWIFT statement (MT940)",
-    "{1:": "a SWIFT statement (MT940)",
+    ":20:": _MT940,
+    "{1:": _MT940,
+    "<": "XML or HTML: only delimited text can be profiled",
+    "{": "JSON: only delimited text can be profiled",
+    "[": "JSON: only delimited text can be profiled",
 }
+_CAMT: Final = re.compile(r"<(?:[A-Za-z0-9_.-]+:)?BkToCstmr(?:Stmt|AcctRpt|DbtCdtNtfctn)\b")
 _CONTROLS: Final = [bytes([code]) for code in range(32) if chr(code) not in "\t\n\r\f"]
 _VALUE: Final = re.compile(r"[+-]?[0-9][0-9.,' :/T+-]*")
 
@@ -53,6 +58,7 @@ class Written:
         field_count: of most records.
         first_record_line: physical line of the first record with that many fields; lines before it are a preamble.
         notes: what a person should know or decide, each a sentence.
+        workbook: where the table is in an Excel workbook; the others say nothing then.
     """
 
     dialect: CsvDialect
@@ -61,6 +67,7 @@ class Written:
     field_count: int
     first_record_line: int
     notes: tuple[str, ...]
+    workbook: XlsxFormat | None = None
 
 
 def look(file: Path) -> Written:
@@ -76,7 +83,12 @@ def look(file: Path) -> Written:
     text = parts[0].decode("utf-8-sig" if encoding == "utf-8" else encoding, errors="replace")
     for start, kind in _MARKUP.items():
         if text.lstrip().startswith(start):
-            raise SourceFileError(f"{file}: looks like {kind}: only delimited text can be profiled.")
+            if _CAMT.search(text):
+                kind = (
+                    "a camt statement (ISO 20022), which needs no profile: its columns are fixed"
+                    " (type: camt; see docs/statements.md)"
+                )
+            raise SourceFileError(f"{file}: looks like {kind}.")
     delimiter, quote, records = _delimiter(text)
     if not records:
         raise SourceFileError(f"{file}: holds no records of a bearable length: it is no delimited text.")

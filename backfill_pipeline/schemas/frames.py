@@ -70,3 +70,19 @@ REJECTS_SCHEMA = pa.schema(
     ]
 )
 """The rejects table and CSV: a failure with where it is in the source and the record's own text."""
+
+STATED_SCHEMA = pa.schema(
+    [
+        pa.field("source_row", pa.int64(), nullable=False),
+        pa.field("source_line", pa.int64(), nullable=False),
+        pa.field("account_id", pa.string()),
+        pa.field("balance", AMOUNT_TYPE),
+        pa.field("balance_scale", pa.int8()),
+        pa.field("side", pa.string()),
+        pa.field("problem", pa.string()),
+    ]
+)
+"""Balances that rows of a source state. Where `problem` is set, the balance or its account cannot be read.
+
+`side` is debit or credit: on which a balance above zero stands; null for the account's normal side.
+"""

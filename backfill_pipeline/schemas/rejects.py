@@ -35,14 +35,18 @@ class RejectCode(StrEnum):
     """Why a row was rejected. Codes are part of the product's interface: they are not renamed."""
 
     WRONG_FIELD_COUNT = "wrong_field_count"
+    RECORD_MALFORMED = "record_malformed"
     QUOTE_UNTERMINATED = "quote_unterminated"
     RECORD_TOO_LONG = "record_too_long"
     ENCODING_INVALID = "encoding_invalid"
     NUL_BYTE = "nul_byte"
+    STATEMENT_UNBALANCED = "statement_unbalanced"
+    STATEMENT_GAP = "statement_gap"
 
     LEDGER_ID_MISSING = "ledger_id_missing"
     DEBIT_ACCOUNT_ID_MISSING = "debit_account_id_missing"
     CREDIT_ACCOUNT_ID_MISSING = "credit_account_id_missing"
+    ACCOUNT_ID_MISSING = "account_id_missing"
     ACCOUNT_UNMAPPED = "account_unmapped"
     LOOKUP_MISSING = "lookup_missing"
     VALUE_UNMATCHED = "value_unmatched"
@@ -68,6 +72,11 @@ class RejectCode(StrEnum):
     FX_RATE_MALFORMED = "fx_rate_malformed"
     FX_RATE_OUT_OF_RANGE = "fx_rate_out_of_range"
     FX_RATE_INEXACT = "fx_rate_inexact"
+    TRANSACTION_ID_MISSING = "transaction_id_missing"
+    LEG_AMOUNT_ZERO = "leg_amount_zero"
+    TRANSACTION_UNBALANCED = "transaction_unbalanced"
+    TRANSACTION_REFERENCE_REPEATED = "transaction_reference_repeated"
+    TRANSACTION_INCOMPLETE = "transaction_incomplete"
 
     LEDGER_ID_TOO_LONG = "ledger_id_too_long"
     DEBIT_ACCOUNT_ID_TOO_LONG = "debit_account_id_too_long"
@@ -112,10 +121,13 @@ _EXPLANATIONS: Final[dict[RejectCode, _Explanation]] = {
         Stage.EXTRACT,
         {
             RejectCode.WRONG_FIELD_COUNT: "more or fewer fields than the header has; look for stray delimiters",
+            RejectCode.RECORD_MALFORMED: "the record is not what its kind of file asks for; the reason says how",
             RejectCode.QUOTE_UNTERMINATED: "a quote is opened here and never closed; reading resumed at the next line",
             RejectCode.RECORD_TOO_LONG: "the line is longer than 1 MiB",
             RejectCode.ENCODING_INVALID: "bytes that the source's encoding does not know; check csv.encoding",
             RejectCode.NUL_BYTE: "the record holds a NUL byte, which no text in the ledger can hold",
+            RejectCode.STATEMENT_UNBALANCED: "its statement does not lead from the opening to the closing balance",
+            RejectCode.STATEMENT_GAP: "its statement does not begin with the closing balance of the one before",
         },
     ),
     **_explain(
@@ -124,6 +136,7 @@ _EXPLANATIONS: Final[dict[RejectCode, _Explanation]] = {
             RejectCode.LEDGER_ID_MISSING: _MISSING,
             RejectCode.DEBIT_ACCOUNT_ID_MISSING: _MISSING,
             RejectCode.CREDIT_ACCOUNT_ID_MISSING: _MISSING,
+            RejectCode.ACCOUNT_ID_MISSING: _MISSING,
             RejectCode.ACCOUNT_UNMAPPED: "not in the account map; add it, or set account_map.missing to keep",
             RejectCode.LOOKUP_MISSING: "not in the lookup; add it, or give the lookup missing: keep or a default",
             RejectCode.VALUE_UNMATCHED: "the text does not match the regex of its rule, which says unmatched: reject",
@@ -149,6 +162,11 @@ _EXPLANATIONS: Final[dict[RejectCode, _Explanation]] = {
             RejectCode.FX_RATE_MALFORMED: "no plain decimal number; marks other than the point must be stated",
             RejectCode.FX_RATE_OUT_OF_RANGE: "the rate has more than 20 digits before or 18 after the point",
             RejectCode.FX_RATE_INEXACT: "the fraction is no decimal with at most 18 places; rates are never rounded",
+            RejectCode.TRANSACTION_ID_MISSING: "a column of the transaction's id is empty; a leg belongs to one",
+            RejectCode.LEG_AMOUNT_ZERO: "the leg moves nothing, and transactions.zero_legs is reject",
+            RejectCode.TRANSACTION_UNBALANCED: "the legs of its transaction do not sum to zero; all are rejected",
+            RejectCode.TRANSACTION_REFERENCE_REPEATED: "two entries of its transaction would get one reference",
+            RejectCode.TRANSACTION_INCOMPLETE: "another row of its transaction is rejected; so all of it is",
         },
     ),
     **_explain(

@@ -1,7 +1,7 @@
 """The reader of sources that can only be read as a whole: they are captured once, and chunks are read from the capture.
 
-Belongs here: when something is captured, which capture is read, cutting it into chunks.
-Does not: the file of a capture (`captures.py`), what is captured (the streams).
+Belongs here: when something is captured, and which capture is read.
+Does not: the file of a capture (`captures.py`), its chunks (`captured_chunks.py`), what is captured (the streams).
 
 What a database or an API says may be something else a minute later. So the source is what it said when it was
 registered, and a run that resumes goes on with that: its capture. The capture of a file can be made again from the
@@ -14,24 +14,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import pyarrow as pa
 
 from backfill_pipeline.errors import SourceChangedError, SourceFileError
-from backfill_pipeline.schemas.extracted import SOURCE_LINE
+from backfill_pipeline.sources.captured_chunks import as_extracted, cut_chunks, registered_rows
 from backfill_pipeline.sources.captures import (
     BATCH_ROWS,
-    RAW,
     Capture,
     CaptureSummary,
     CaptureWriter,
     raw_texts,
-    text_of,
 )
-from backfill_pipeline.sources.chunks import CHUNK_BYTES_MAX
-from backfill_pipeline.sources.digests import table_sha256
 from backfill_pipeline.sources.protocol import CHUNK_COUNT_MAX, SourceChunk, SourceManifest
-from backfill_pipeline.sources.record_stream import RecordStream
+from backfill_pipeline.sources.record_stream import RecordStream, Reporting
 
 _RAW_CHARACTERS_MAX: Final = 1 << 20
 
@@ -65,26 +60,16 @@ class CapturedReader:
         """See `SourceReader.survey`. Captures the source anew."""
         before = self._stream.fingerprint()
         summary, size_bytes, sha256 = self._captured_anew(before, visit)
-        chunks = []
-        capture = self._capture
-        assert capture is not None
-        for number, (first, stop) in enumerate(self._cut(summary, chunk_rows), start=1):
-            table = capture.rows(first, stop - first)
-            if table is None:
-                raise SourceFileError(f"{capture.path}: was removed or damaged while it was read: try again.")
-            chunks.append(
-                SourceChunk(
-                    number=number,
-                    first_row=first + 1,
-                    row_count=stop - first,
-                    first_line=table[SOURCE_LINE][0].as_py(),
-                    byte_offset=first,
-                    byte_length=stop - first,
-                    sha256=table_sha256(text_of(table, summary.header)),
-                )
-            )
+        assert self._capture is not None
+        chunks = cut_chunks(self._capture, summary, chunk_rows, self._chunk_count_max)
         return SourceManifest(
-            self._stream.name, size_bytes, sha256, summary.header, summary.row_count, tuple(chunks)
+            self._stream.name,
+            size_bytes,
+            sha256,
+            summary.header,
+            summary.row_count,
+            chunks,
+            details=self._stream.report() if isinstance(self._stream, Reporting) else {},
         )
 
     def read_chunk(self, chunk: SourceChunk, header: Sequence[str]) -> pa.Table:
@@ -102,10 +87,7 @@ class CapturedReader:
                 "what they were when the source was registered, and what was captured then is gone: restore the"
                 " source, or register it again."
             )
-        names = [name for name in table.column_names if name != RAW]
-        # In a source of several files, the chunk knows its first row in all of them.
-        rows = np.arange(chunk.first_row, chunk.first_row + chunk.row_count, dtype=np.int64)
-        return table.select(names).set_column(0, table.schema.field(0), pa.array(rows))
+        return as_extracted(table, chunk)
 
     def raw_text(self, offsets: Sequence[int], lengths: Sequence[int]) -> list[str]:
         """See `SourceReader.raw_text`: each record's own text, or its fields as one JSON object."""
@@ -184,29 +166,7 @@ class CapturedReader:
     def _rows(self, chunk: SourceChunk, header: Sequence[str]) -> pa.Table | None:
         """A chunk from the capture; None when there is none, or it is not what was registered."""
         capture = self._current()
-        table = None if capture is None else capture.rows(chunk.byte_offset, chunk.row_count)
-        if table is None or not set(header) <= set(table.column_names):
-            return None
-        return table if table_sha256(text_of(table, header)) == chunk.sha256 else None
-
-    # --- chunks -------------------------------------------------------------------------------------------------
-
-    def _cut(self, summary: CaptureSummary, chunk_rows: int) -> list[tuple[int, int]]:
-        """Row numbers [first, stop) of the chunks; records that are joined stay together."""
-        rows = summary.row_count
-        if not rows:
-            return []
-        within = max(1, CHUNK_BYTES_MAX * rows // max(1, summary.size_bytes))
-        # Whatever the row asks for, the limit on chunks counts more.
-        wanted = max(1, min(chunk_rows, within), -(-rows // self._chunk_count_max))
-        begins = np.flatnonzero(~summary.joined)
-        cuts = [0]
-        while cuts[-1] + wanted < rows:
-            place = int(np.searchsorted(begins, cuts[-1] + wanted))
-            if place == len(begins):
-                break
-            cuts.append(int(begins[place]))
-        return list(zip(cuts, [*cuts[1:], rows], strict=True))
+        return None if capture is None else registered_rows(capture, chunk, header)
 
 
 def _identity_of(path: Path) -> tuple[int, str]:
@@ -230,7 +190,7 @@ def prune_captures(folder: Path, *, older_than_s: float) -> None:
         folder: a source's captures.
         older_than_s: seconds since 1970.
     """
-    for path in folder.glob("*"):
+    for path in folder.rglob("*"):
         with suppress(OSError):
             if path.stat().st_mtime < older_than_s:
                 path.unlink()

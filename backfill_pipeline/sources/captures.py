@@ -29,12 +29,14 @@ from backfill_pipeline.schemas.extracted import (
     BYTE_OFFSET,
     ERROR_CODE,
     ERROR_REASON,
+    RESERVED_NAMES,
     SOURCE_LINE,
     SOURCE_ROW,
     extracted_schema,
 )
 from backfill_pipeline.sources.content import os_reason
 from backfill_pipeline.sources.digests import digest_table
+from backfill_pipeline.sources.headers import listed
 from backfill_pipeline.sources.record_stream import StreamedRecords
 
 BATCH_ROWS: Final = 8192
@@ -100,18 +102,36 @@ class CaptureWriter:
 
     def add(self, records: StreamedRecords) -> pa.Table:
         """Takes the next records; gives them as EXTRACTED."""
-        table = self._captured(records)
+        return self._take(self._captured(records), records.fields.column_names, _joined(records))
+
+    def add_extracted(self, table: pa.Table, joined: npt.NDArray[np.bool_]) -> None:
+        """Takes rows that another reader extracted, and knows the text of.
+
+        Args:
+            table: EXTRACTED; the rows are numbered anew, and keep their places in their own source.
+            joined: per row, whether it must lie in the same chunk as the one before it.
+        """
+        count = table.num_rows
+        numbers = pa.array(np.arange(self._rows + 1, self._rows + count + 1, dtype=np.int64))
+        at = table.schema.get_field_index(SOURCE_ROW)
+        numbered = table.set_column(at, table.schema.field(at), numbers)
+        header = [name for name in table.column_names if name not in RESERVED_NAMES]
+        self._take(
+            numbered.append_column(pa.field(RAW, pa.string()), pa.nulls(count, pa.string())), header, joined
+        )
+
+    def _take(self, table: pa.Table, header: Sequence[str], joined: npt.NDArray[np.bool_]) -> pa.Table:
         if self._writer is None:
-            self._header = tuple(records.fields.column_names)
+            self._header = tuple(header)
             options = ipc.IpcWriteOptions(compression="lz4", use_threads=False)
             self._writer = ipc.new_file(str(self.path), table.schema, options=options)
-        elif tuple(records.fields.column_names) != self._header:
+        elif tuple(header) != self._header:
             raise SourceFileError(
                 f"{self._place}: has other columns from record {self._rows + 1} on: "
-                f"{', '.join(records.fields.column_names)} instead of {', '.join(self._header)}."
+                f"{listed(header)} instead of {listed(self._header)}."
             )
         self._rows += table.num_rows
-        self._joined.append(_joined(records))
+        self._joined.append(joined)
         self._held.append(table)
         self._held_rows += table.num_rows
         while self._held_rows >= BATCH_ROWS:

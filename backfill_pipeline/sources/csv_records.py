@@ -6,7 +6,8 @@ Does not: fields, decoding, or what a record means (`csv_reader.py`).
 The rules are those of Arrow's CSV parser, which reads the fields afterwards, so that both see the same records:
 a quote opens a quoted field only as its first character, and is literal text anywhere else; inside quotes a doubled
 quote is a quote; after the closing quote the rest of the field is literal. `\n`, `\r\n` and `\r` outside quotes end
-a record; a line without any character is no record.
+a record; a line without any character is no record. With an escape character, the character behind it is literal
+text, inside quotes and outside, whatever it is.
 
 Beyond Arrow, a record may not be longer than RECORD_BYTES_MAX. When one is (as a rule, because a quote was never
 closed), its first line becomes one malformed record and reading resumes at the next line: one bad line costs one line.
@@ -105,17 +106,21 @@ class RecordScanner:
     Memory is one block, plus at most LINE_BYTES_MAX for a line that does not end.
     """
 
-    def __init__(self, delimiter: str, quote: str | None, *, offset: int = 0, line: int = 1) -> None:
+    def __init__(
+        self, delimiter: str, quote: str | None, *, escape: str | None = None, offset: int = 0, line: int = 1
+    ) -> None:
         """
         Args:
             delimiter: one ASCII character.
             quote: one ASCII character, or None when nothing is quoted.
+            escape: one ASCII character, or None when nothing is escaped.
             offset: byte offset in the file of the first byte that is fed.
             line: 1-based physical line of that byte.
         """
         self._delimiter = ord(delimiter)
         self._quote = None if quote is None else ord(quote)
-        self._quoted_field = None if quote is None else _quoted_field_pattern(quote)
+        self._escape = None if escape is None else ord(escape)
+        self._quoted_field = None if quote is None else _quoted_field_pattern(quote, escape)
         self._carried = b""
         self._offset = offset
         self._line = line
@@ -148,10 +153,30 @@ class RecordScanner:
         return records.shifted(offset), data[:done] if done < len(data) else data, offset
 
 
-def _quoted_field_pattern(quote: str) -> re.Pattern[bytes]:
+def _quoted_field_pattern(quote: str, escape: str | None) -> re.Pattern[bytes]:
     """A quoted field from its opening to its closing quote, or to the end of the data. Linear: it never backs up."""
     mark = re.escape(quote)
-    return re.compile(rf"{mark}(?:[^{mark}]++|{mark}{mark})*+{mark}?".encode())
+    if escape is None:
+        return re.compile(rf"{mark}(?:[^{mark}]++|{mark}{mark})*+{mark}?".encode())
+    before = re.escape(escape)
+    inside = rf"(?:[^{mark}{before}]++|{mark}{mark}|{before}.?)"
+    return re.compile(rf"{mark}{inside}*+{mark}?".encode(), re.DOTALL)
+
+
+def escaping(data: npt.NDArray[np.uint8], escape: int) -> Positions:
+    """Where an escape character makes the next one literal: not where it is literal itself, behind another.
+
+    Args:
+        data: begins with a record.
+        escape: the character.
+    """
+    places = np.flatnonzero(data == escape)
+    if not len(places):
+        return places
+    is_first = np.r_[True, np.diff(places) != 1]
+    run_begins = places[is_first][np.cumsum(is_first) - 1]
+    found: Positions = places[(places - run_begins) % 2 == 0]
+    return found
 
 
 class _Scan:
@@ -165,6 +190,7 @@ class _Scan:
         self._bytes = np.frombuffer(data, dtype=np.uint8, count=size)
         self._before_field = [scanner._delimiter, _LF, _CR]
         self._line_end, self._line_following = self._line_ends()
+        self._escaped = self._escaped_places()
 
     def run(self) -> tuple[Records, int, int]:
         """The records found, how many bytes are done with, and how many lines these bytes hold."""
@@ -195,13 +221,38 @@ class _Scan:
         order = np.argsort(ends, kind="stable")
         return ends[order], following[order]
 
+    def _escaped_places(self) -> Positions | None:
+        """The characters that are literal because of an escape before them; None when there is none."""
+        escape = self._scanner._escape
+        if escape is None or escape not in self._data:
+            return None
+        return escaping(self._bytes, escape) + 1
+
+    def _is_escaped(self, places: Positions) -> npt.NDArray[np.bool_]:
+        if self._escaped is None or not len(self._escaped):
+            return np.zeros(len(places), dtype=bool)
+        at = np.minimum(np.searchsorted(self._escaped, places), len(self._escaped) - 1)
+        found: npt.NDArray[np.bool_] = self._escaped[at] == places
+        return found
+
+    def _unescaped_line_ends(self, first: int) -> tuple[Positions, Positions]:
+        """The line ends from one on that may end a record. Of an escaped carriage return, the line feed is left."""
+        ends, following = self._line_end[first:], self._line_following[first:]
+        if self._escaped is None:
+            return ends, following
+        escaped = self._is_escaped(ends)
+        is_pair = following - ends == 2
+        ends = np.where(escaped & is_pair, ends + 1, ends)
+        kept = ~escaped | is_pair
+        return ends[kept], following[kept]
+
     def _records_from(self, position: int) -> tuple[Records, int, int]:
         """Well-formed records from a record start on, where the next record starts, and what is wrong with that one.
 
         WELL_FORMED as the last means that nothing is wrong yet: it only needs more bytes, or there is none.
         """
         first = int(np.searchsorted(self._line_end, position))
-        ends, following = self._line_end[first:], self._line_following[first:]
+        ends, following = self._unescaped_line_ends(first)
         outside, open_at_end = self._outside_quotes(position, ends)
         if outside is not None:
             ends, following = ends[outside], following[outside]
@@ -261,6 +312,8 @@ class _Scan:
         if quote is None or self._data.find(quote, position, self._size) < 0:
             return None, False
         quotes = np.flatnonzero(self._bytes[position:] == quote) + position
+        if self._escaped is not None:
+            quotes = quotes[~self._is_escaped(quotes)]
         if self._quotes_are_regular(quote, position, quotes):
             return np.searchsorted(quotes, ends) % 2 == 0, len(quotes) % 2 == 1
         return self._outside_quoted_fields(position, quotes, ends)
@@ -272,6 +325,8 @@ class _Scan:
         """
         opening = quotes[::2]
         regular = np.isin(self._bytes[opening - 1], [*self._before_field, quote])
+        if self._escaped is not None:
+            regular &= ~self._is_escaped(opening - 1)
         return bool((regular | (opening == position)).all())
 
     def _outside_quoted_fields(
@@ -280,7 +335,8 @@ class _Scan:
         """The same by looking at each quoted field in turn: for blocks with quotes in the middle of text."""
         pattern = self._scanner._quoted_field
         assert pattern is not None
-        may_open = np.isin(self._bytes[quotes - 1], self._before_field) | (quotes == position)
+        may_open = np.isin(self._bytes[quotes - 1], self._before_field) & ~self._is_escaped(quotes - 1)
+        may_open |= quotes == position
         spans: list[tuple[int, int]] = []
         inside_until = position
         for opening in quotes[may_open].tolist():
@@ -292,5 +348,5 @@ class _Scan:
         begins, stops = np.array(spans, dtype=np.int64).T
         field = np.searchsorted(begins, ends, side="right") - 1
         inside = (field >= 0) & (ends < stops[field])
-        text = self._data[slice(*spans[-1])]
-        return ~inside, text.count(text[:1]) % 2 == 1
+        in_last = (quotes >= spans[-1][0]) & (quotes < spans[-1][1])
+        return ~inside, int(in_last.sum()) % 2 == 1

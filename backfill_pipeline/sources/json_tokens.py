@@ -1,7 +1,7 @@
 """JSON lines whose numbers are turned into strings, byte by byte the same, before a parser sees them.
 
 Belongs here: telling strings, braces and bare values apart in the bytes of many lines at once.
-Does not: parsing (`jsonl_reader.py`).
+Does not: parsing (`json_records.py`).
 
 A parser that turns 1.10 into a number has lost the zero already. Here every bare value but null gets quotes around it,
 so that Arrow's parser, which is told to expect strings only, hands out the text of the file. Lines in which this could
@@ -23,7 +23,7 @@ _BARE, _SPACE, _OPEN, _CLOSE, _OTHER = range(5)
 _KIND: Final = np.zeros(256, dtype=np.uint8)
 for _characters, _kind in ((b" \t\r\n", _SPACE), (b"{[", _OPEN), (b"}]", _CLOSE), (b',:"', _OTHER)):
     _KIND[list(_characters)] = _kind
-_QUOTE, _BACKSLASH, _COLON = 0x22, 0x5C, 0x3A
+_QUOTE, _BACKSLASH, _COLON, _COMMA = 0x22, 0x5C, 0x3A, 0x2C
 _VALUE: Final = r"^(?:-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|true|false|null)$"
 
 Positions = npt.NDArray[np.int64]
@@ -56,6 +56,16 @@ def quote_values(data: bytes, starts: Positions) -> QuotedLines:
         if doubtful.any():
             return QuotedLines(b"", doubtful)
     return QuotedLines(scan.quoted(), np.zeros(len(starts), dtype=bool))
+
+
+def element_starts(data: bytes) -> Positions:
+    """Where each element of a list begins, ascending from 0; each but the last ends with its comma.
+
+    Args:
+        data: what is between the brackets of a list of valid JSON, in UTF-8; not only space.
+    """
+    starts: Positions = np.r_[0, _Lines(data, np.zeros(1, dtype=np.int64)).outer_commas() + 1]
+    return starts
 
 
 class _Lines:
@@ -98,13 +108,27 @@ class _Lines:
             doubtful |= self._lines_with(np.array(found, dtype=np.int64))
         return doubtful
 
-    def unlike_objects(self) -> Mask:
-        """Lines that are not one pair of braces with what is between them. All strings end."""
+    def _in_strings(self) -> npt.NDArray[np.uint8]:
+        """1 for bytes of strings, with their quotes. All strings end."""
         marks = np.zeros(len(self._bytes), dtype=np.uint8)
         marks[self._quotes] = 1
-        inside = np.bitwise_xor.accumulate(marks)
+        inside: npt.NDArray[np.uint8] = np.bitwise_xor.accumulate(marks) | marks
+        return inside
+
+    def outer_commas(self) -> Positions:
+        """Commas that are in no string, object or list. All of them end."""
+        outside = self._in_strings() == 0
+        commas = np.flatnonzero((self._bytes == _COMMA) & outside)
+        kind = _KIND[self._bytes]
+        braces = np.flatnonzero(((kind == _OPEN) | (kind == _CLOSE)) & outside)
+        depth = np.r_[0, np.cumsum(np.where(kind[braces] == _OPEN, 1, -1))]
+        outer: Positions = commas[depth[np.searchsorted(braces, commas)] == 0]
+        return outer
+
+    def unlike_objects(self) -> Mask:
+        """Lines that are not one pair of braces with what is between them. All strings end."""
         self._kind = _KIND[self._bytes]
-        self._kind[(inside | marks) == 1] = _OTHER
+        self._kind[self._in_strings() == 1] = _OTHER
         braces = np.flatnonzero((self._kind == _OPEN) | (self._kind == _CLOSE))
         step = np.where(self._kind[braces] == _OPEN, 1, -1)
         line = self._line_of(braces)

@@ -14,7 +14,7 @@ from backfill_pipeline.schemas.rejects import RejectCode
 from backfill_pipeline.sources.chunks import Piece
 from backfill_pipeline.sources.csv_records import UNTERMINATED, Records
 
-NOT_AS_STATED: Final = RejectCode.WRONG_FIELD_COUNT
+NOT_AS_STATED: Final = RejectCode.RECORD_MALFORMED
 """The code of a record that does not have the fields that its format states; its reason says what it has."""
 
 

@@ -4,8 +4,8 @@ Belongs here: the shapes that pass between a reader and the stages.
 Does not: how a CSV, an API or a database is read (one module each).
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import pyarrow as pa
@@ -36,6 +36,23 @@ class SourceChunk:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceFile:
+    """One file of a source of several.
+
+    Attributes:
+        name: last part of its path; bytes of it that are no text come as backslash escapes.
+        size_bytes: as it is (packed, when it is).
+        sha256: of these bytes, hexadecimal.
+        row_count: data records in it.
+    """
+
+    name: str
+    size_bytes: int
+    sha256: str
+    row_count: int
+
+
+@dataclass(frozen=True, slots=True)
 class SourceManifest:
     """What one pass over a source found out.
 
@@ -46,6 +63,8 @@ class SourceManifest:
         header: column names, in file order.
         row_count: data records, malformed ones included; the sum over `chunks`.
         chunks: at most `CHUNK_COUNT_MAX`, in source order; none when there is no data record.
+        files: of a source of several, in the order in which they are read.
+        details: how reading it went, as names and counts for people; empty where there is nothing to tell.
     """
 
     file_name: str
@@ -54,6 +73,8 @@ class SourceManifest:
     header: tuple[str, ...]
     row_count: int
     chunks: tuple[SourceChunk, ...]
+    files: tuple[SourceFile, ...] = ()
+    details: Mapping[str, int] = field(default_factory=dict)
 
 
 CHUNK_COUNT_MAX = 2000

@@ -5,9 +5,9 @@ Does not: reading one again in parts, which needs a capture (`captured_reader.py
 each).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -32,6 +32,15 @@ class StreamedRecords:
     raw: pa.Array
     problems: Problems
     joined: pa.Array | None = None
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """A stream that can tell how reading it went."""
+
+    def report(self) -> Mapping[str, int]:
+        """Names and counts for people, of the last call of `records`; empty before it."""
+        ...
 
 
 class RecordStream(Protocol):

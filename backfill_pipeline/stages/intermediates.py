@@ -4,7 +4,7 @@ Belongs here: their places, and reading and writing them whole or not at all.
 Does not: what is in them (`schemas/`).
 
 A folder is named after the fingerprints of source and mapping, so what another export or mapping left behind can
-never be taken for this one's.
+never be taken for this one's. When a source grows, the files of its partitions move to the new folder.
 
 A file is an Arrow IPC stream (`pyarrow.ipc.open_stream` reads it) with the SHA-256 of its bytes after it. Not Parquet:
 a file is written once and read once or twice, and writing Parquet took two fifths of all that preparing a partition
@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +50,19 @@ class Intermediates:
     def path(self, stage: str, partition_key: str) -> Path:
         """The file of a stage and partition."""
         return self.folder / stage / f"{partition_key}.arrows"
+
+    def take_over(self, earlier: Intermediates, partition_keys: Collection[str]) -> None:
+        """Moves the files of partitions here that the source had before it grew: they say the same now as then.
+
+        What is not moved, because a process was killed half-way, is made again when it is needed.
+        """
+        if not earlier.folder.is_dir() or earlier.folder == self.folder:
+            return
+        for stage in (one for one in earlier.folder.iterdir() if one.is_dir()):
+            (self.folder / stage.name).mkdir(parents=True, exist_ok=True)
+            for key in partition_keys:
+                with suppress(FileNotFoundError):
+                    earlier.path(stage.name, key).rename(self.path(stage.name, key))
 
     def write(self, stage: str, partition_key: str, table: pa.Table) -> None:
         """Writes a partition; a reader sees the old file, or the new one, never half of it."""

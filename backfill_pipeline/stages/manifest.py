@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from backfill_pipeline.definition.fields import GeneratedReferenceRule
 from backfill_pipeline.definition.load import mapping_sha256
@@ -22,28 +23,43 @@ from backfill_pipeline.ledger.registrations import (
     RegistrationPlan,
     describe_mapping_changes,
 )
+from backfill_pipeline.ledger.source_files import RegisteredFile
 from backfill_pipeline.mapping.accounts import read_accounts
 from backfill_pipeline.mapping.references import OccurrenceIndex
 from backfill_pipeline.sources.captured_reader import prune_captures
 from backfill_pipeline.sources.headers import check_header
 from backfill_pipeline.sources.open import open_source
 from backfill_pipeline.sources.protocol import SourceManifest
-from backfill_pipeline.stages.config import DEFAULT_PARTITION_ROWS
+from backfill_pipeline.stages.config import DEFAULT_PARTITION_ROWS, effective_config
 from backfill_pipeline.stages.intermediates import Intermediates
-from backfill_pipeline.stages.work import Places, all_mapping_parts
+from backfill_pipeline.stages.retry import retrying
+from backfill_pipeline.stages.work import Places, all_mapping_parts, registered_files
 
 
 @dataclass(frozen=True, slots=True)
 class ManifestReport:
-    """What registering did. `is_new` is False when the same source at the same fingerprint was registered already."""
+    """What registering did.
+
+    Attributes:
+        is_new: False when the same source at the same fingerprint was registered already.
+        repeated_rows: rows that repeat an earlier one; None when it was not counted.
+        carried: partitions that were there before the source grew; 0 when it is new, or was not registered now.
+        details: how reading the source went, as far as there is something to tell.
+    """
 
     registration: Registration
     is_new: bool
     repeated_rows: int | None
+    carried: int = 0
+    details: Mapping[str, int] = field(default_factory=dict)
 
 
 def register_source(
-    definition: SourceDefinition, places: Places, *, accept_changed: bool = False
+    definition: SourceDefinition,
+    places: Places,
+    *,
+    accept_changed: bool = False,
+    names: Sequence[str] | None = None,
 ) -> ManifestReport:
     """Surveys a source and registers it with its partitions.
 
@@ -51,6 +67,7 @@ def register_source(
         definition: the source.
         places: the ledger and the folder of intermediates.
         accept_changed: register a changed source as a new revision although the current one is not finished.
+        names: of a source of several files, only the files of these names; all that match when None.
 
     Raises:
         SourceFileError: the file or its accounts file cannot be used.
@@ -58,27 +75,91 @@ def register_source(
     """
     read_accounts(definition)  # a bad accounts file is told now, not when posting begins
     mapping = mapping_sha256(definition)
-    if unchanged := _unchanged(definition, places, mapping, accept_changed=accept_changed):
-        return ManifestReport(unchanged, False, None)
+    with connect(places.ledger_url) as connection:
+        current = registrations.load(connection, definition.id)
+    if current is not None and is_unchanged(
+        definition, places, mapping, current, accept_changed=accept_changed, names=names
+    ):
+        return ManifestReport(current, False, None)
     started_s = time.time()
-    manifest, repeated = _survey(definition, places, mapping)
+    manifest, repeated = _survey(definition, places, mapping, current, names)
     # Not while a run posts the current revision.
     with source_lock(places.ledger_url, definition.id), connect(places.ledger_url) as connection:
         registration, is_new = registrations.register(
             connection, _plan(definition, manifest, mapping), accept_changed=accept_changed
         )
-    prune_captures(places.captures_dir(definition.id), older_than_s=started_s)
-    return ManifestReport(registration, is_new, repeated)
+        grown = current is not None and is_new and registration.id == current.id
+        if current is not None and grown:
+            _intermediates(definition, places, registration.sha256, mapping).take_over(
+                _intermediates(definition, places, current.sha256, mapping),
+                [partition.key for partition in current.partitions],
+            )
+    # Files of a source that grew are not captured anew.
+    if not (grown and definition.files):
+        prune_captures(places.captures_dir(definition.id), older_than_s=started_s)
+    return ManifestReport(
+        registration,
+        is_new,
+        repeated,
+        len(current.partitions) if current is not None and grown else 0,
+        manifest.details,
+    )
+
+
+def plan_registration(
+    definition: SourceDefinition, places: Places, mapping: str, current: Registration | None
+) -> RegistrationPlan:
+    """Surveys a source: what it would be registered as, with the occurrences of generated references in `places`."""
+    manifest, _ = _survey(definition, places, mapping, current, None)
+    return _plan(definition, manifest, mapping)
 
 
 def survey_occurrences(definition: SourceDefinition, places: Places, mapping: str) -> None:
     """Makes the occurrence numbers of generated references again, when the home that held them is gone."""
-    _survey(definition, places, mapping)
+    with connect(places.ledger_url) as connection:
+        current = registrations.load(connection, definition.id)
+    names = None if current is None else [file.name for file in current.files]
+    _survey(definition, places, mapping, current, names or None)
 
 
-def _survey(definition: SourceDefinition, places: Places, mapping: str) -> tuple[SourceManifest, int | None]:
+def _intermediates(definition: SourceDefinition, places: Places, sha256: str, mapping: str) -> Intermediates:
+    return Intermediates(places.intermediates_dir, definition.id, sha256, mapping)
+
+
+def _survey(
+    definition: SourceDefinition,
+    places: Places,
+    mapping: str,
+    current: Registration | None,
+    names: Sequence[str] | None,
+) -> tuple[SourceManifest, int | None]:
+    """As `_survey_once`; a database that is lost on the way is read again from the beginning, in a new snapshot.
+
+    An API's requests are tried again one by one, and files do not go away and come back.
+    """
+
+    def attempt() -> tuple[SourceManifest, int | None]:
+        return _survey_once(definition, places, mapping, current, names)
+
+    if definition.type != "database":
+        return attempt()
+    return retrying(effective_config(definition.config), attempt, lambda message: None)
+
+
+def _survey_once(
+    definition: SourceDefinition,
+    places: Places,
+    mapping: str,
+    current: Registration | None,
+    names: Sequence[str] | None,
+) -> tuple[SourceManifest, int | None]:
     """The manifest and, for generated references, how many rows repeat an earlier one."""
-    reader = open_source(definition, places.captures_dir(definition.id))
+    reader = open_source(
+        definition,
+        places.captures_dir(definition.id),
+        registered_files=registered_files(definition, current),
+        names=names,
+    )
     chunk_rows = definition.partition_rows or DEFAULT_PARTITION_ROWS
     rule = definition.fields.reference_id
     if not isinstance(rule, GeneratedReferenceRule):
@@ -91,33 +172,41 @@ def _survey(definition: SourceDefinition, places: Places, mapping: str) -> tuple
         with OccurrenceIndex(scratch, rule.columns) as index:
             manifest = reader.survey(chunk_rows, visit=index.add)
             check_header(definition, manifest.header)
-            target = Intermediates(
-                places.intermediates_dir, definition.id, manifest.sha256, mapping
-            ).occurrences
+            target = _intermediates(definition, places, manifest.sha256, mapping).occurrences
             target.parent.mkdir(parents=True, exist_ok=True)
             return manifest, index.finish(target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _unchanged(
-    definition: SourceDefinition, places: Places, mapping: str, *, accept_changed: bool
-) -> Registration | None:
-    """The current registration when nothing changed since: told by the fingerprint alone, without another survey.
+def is_unchanged(
+    definition: SourceDefinition,
+    places: Places,
+    mapping: str,
+    current: Registration,
+    *,
+    accept_changed: bool,
+    names: Sequence[str] | None = None,
+) -> bool:
+    """Whether nothing changed since the source was registered: told by the fingerprint alone, without another survey.
 
     A live source is what it was when it was captured, until that is posted; then only another survey can tell.
     """
-    with connect(places.ledger_url) as connection:
-        current = registrations.load(connection, definition.id)
-    if current is None or current.mapping_sha256 != mapping:
-        return None
+    if current.mapping_sha256 != mapping:
+        return False
     if describe_mapping_changes(current, all_mapping_parts(definition, current.header)):
-        return None
+        return False
     if definition.is_live and (current.completed_at is not None or accept_changed):
-        return None
-    captures_dir = places.captures_dir(definition.id)
-    _, sha256 = open_source(definition, captures_dir, registered_sha256=current.sha256).fingerprint()
-    return current if sha256 == current.sha256 else None
+        return False
+    reader = open_source(
+        definition,
+        places.captures_dir(definition.id),
+        registered_sha256=current.sha256,
+        registered_files=registered_files(definition, current),
+        names=names,
+    )
+    _, sha256 = reader.fingerprint()
+    return sha256 == current.sha256
 
 
 def _plan(definition: SourceDefinition, manifest: SourceManifest, mapping: str) -> RegistrationPlan:
@@ -142,5 +231,8 @@ def _plan(definition: SourceDefinition, manifest: SourceManifest, mapping: str) 
                 sha256=chunk.sha256,
             )
             for chunk in manifest.chunks
+        ],
+        files=[
+            RegisteredFile(file.name, file.size_bytes, file.sha256, file.row_count) for file in manifest.files
         ],
     )

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from backfill_pipeline.errors import BackfillError, LedgerError, TransientLedgerError
-from backfill_pipeline.ledger import accounts, balances, posting, registrations
+from backfill_pipeline.ledger import accounts, balances, posting, registrations, rejects
 from backfill_pipeline.ledger.connection import Connection
-from backfill_pipeline.ledger.posting import BatchOutcome, BatchPlan, PostingPolicy
+from backfill_pipeline.ledger.posting import BatchOutcome, BatchPlan, PostingPolicy, RejectWriter
 from backfill_pipeline.mapping.accounts import read_accounts
 from backfill_pipeline.schemas.extracted import to_arrow, to_pandas
 from backfill_pipeline.schemas.frames import FAILURES_SCHEMA, REJECTS_SCHEMA
@@ -73,10 +73,10 @@ class Poster:
             if last_row is None
             else validated.filter(pc.greater(validated.column("source_row"), last_row))
         )
+        rejected_early = self._rejected_early(frames)
         unknown: list[str] = []
         if remaining.num_rows and last_row is None:
-            unknown = self._meet_unknown_accounts(frames, remaining)
-        rejected_early = partition.plan.row_count - validated.num_rows
+            unknown = self._meet_unknown_accounts(frames, remaining, rejected_early)
         outcomes: list[BatchOutcome] = []
         for start in range(0, remaining.num_rows, self.config.batch_size):
             if self.stop.is_set():
@@ -98,13 +98,7 @@ class Poster:
             # Also over the end of a partition: a source that repeats entries, or bad rows, goes on doing so.
             self._trouble = outcomes[-1].path == "staging" and outcomes[-1].posted < outcomes[-1].read
             self._check_along_the_way(frames.key)
-        self._retrying(
-            lambda connection: registrations.complete_partition(
-                connection, self.work.registration, partition.id
-            )
-        )
-        if any(outcome.conflicts or outcome.rejected for outcome in outcomes):
-            self._retrying(lambda connection: refresh_reject_file(connection, self.work, frames.key))
+        self._complete(frames.key, refused=any(outcome.conflicts or outcome.rejected for outcome in outcomes))
         return _report(validated.num_rows, remaining.num_rows, outcomes, time.monotonic() - started)
 
     def close(self) -> None:
@@ -143,11 +137,44 @@ class Poster:
             self._refuse_too_many(frames, rejected_before, refused, partly_posted=partly_posted)
             return _describe_rejects(self.work, frames, refused)
 
+        return self._send_batch(plan, batch, policy, describe, expect_trouble=expect_trouble)
+
+    # --- what is asked of the ledger, each by itself: a plan rehearses these and nothing else (`plan_posting.py`) ---
+
+    def _last_posted_row(self, partition_id: int) -> int | None:
+        return self._retrying(lambda connection: posting.last_posted_row(connection, partition_id))
+
+    def _rejected_early(self, frames: PartitionFrames) -> int:
+        """Rows that were rejected before posting; not those that were filtered."""
+        partition_id = self.work.registration.partition(frames.key).id
+        return self._retrying(lambda connection: rejects.count_early(connection, partition_id))
+
+    def _unknown_accounts(self, named: list[str]) -> list[str]:
+        return self._retrying(lambda connection: accounts.unknown_accounts(connection, named))
+
+    def _send_batch(
+        self,
+        plan: BatchPlan,
+        batch: pa.Table,
+        policy: PostingPolicy,
+        describe: RejectWriter,
+        *,
+        expect_trouble: bool,
+    ) -> BatchOutcome:
         return self._retrying(
             lambda connection: posting.post_batch(
                 connection, plan, batch, policy, describe, expect_trouble=expect_trouble
             )
         )
+
+    def _complete(self, key: str, *, refused: bool) -> None:
+        registration = self.work.registration
+        partition_id = registration.partition(key).id
+        self._retrying(
+            lambda connection: registrations.complete_partition(connection, registration, partition_id)
+        )
+        if refused:
+            self._retrying(lambda connection: refresh_reject_file(connection, self.work, key))
 
     def _retrying(self, action: Callable[[Connection], T]) -> T:
         def attempt() -> T:
@@ -162,10 +189,9 @@ class Poster:
 
         return retrying(self.config, attempt, self.log)
 
-    def _last_posted_row(self, partition_id: int) -> int | None:
-        return self._retrying(lambda connection: posting.last_posted_row(connection, partition_id))
-
-    def _meet_unknown_accounts(self, frames: PartitionFrames, entries: pa.Table) -> list[str]:
+    def _meet_unknown_accounts(
+        self, frames: PartitionFrames, entries: pa.Table, rejected_early: int
+    ) -> list[str]:
         """Before the first batch: a wrong account map shows as thousands of unknown accounts, and posts nothing.
 
         Returns:
@@ -175,7 +201,7 @@ class Poster:
             return []
         debits, credits = entries.column("debit_account_id"), entries.column("credit_account_id")
         named = pc.unique(pa.chunked_array([*debits.chunks, *credits.chunks], type=pa.string())).to_pylist()
-        unknown = self._retrying(lambda connection: accounts.unknown_accounts(connection, named))
+        unknown = self._unknown_accounts(named)
         if not unknown:
             return []
         ids = pa.array(unknown, pa.string())
@@ -183,11 +209,10 @@ class Poster:
         self.log(
             f"partition {frames.key}: {count:,} rows name {len(unknown):,} unknown accounts, the first is {unknown[0]}"
         )
-        early = self.work.registration.partition(frames.key).plan.row_count - entries.num_rows
         refuse_too_many_rejects(
             self.work,
             frames.key,
-            early + count,
+            rejected_early + count,
             note=f"{count:,} of them name an unknown account such as {unknown[0]}",
         )
         return unknown

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from backfill_pipeline.definition.fields import GeneratedReferenceRule
 from backfill_pipeline.errors import TooManyRejectsError
-from backfill_pipeline.ledger import registrations, rejects, source_data
+from backfill_pipeline.ledger import registrations, rejects, replays, source_data
 from backfill_pipeline.ledger.connection import ledger_errors
 from backfill_pipeline.mapping.references import read_occurrences
 from backfill_pipeline.schemas.extracted import (
@@ -198,6 +198,7 @@ class PartitionFrames:
                 filtered_by_reason=filtered,
                 valid_rows=valid.num_rows,
             )
+            replays.count_filtered_reasons(connection, partition.id)
             refresh_reject_file(connection, self.work, self.key)
 
     def _report(self, stage: StageName, rows_in: int, rows_out: int, started: float, **details: int) -> None:

@@ -1,8 +1,8 @@
 """A look ahead: what a definition would make of the first rows of its source, without a ledger.
 
-Belongs here: reading some rows and taking them through mapping and validation exactly as a run would; what a source's
-files lack.
-Does not: posting, anything that needs the ledger (unknown accounts, duplicates), showing it.
+Belongs here: taking some rows through mapping and validation exactly as a run would; what a source's files lack.
+Does not: which rows are read (`preview_rows.py`), posting, anything that needs the ledger (unknown accounts,
+duplicates), showing it.
 """
 
 from __future__ import annotations
@@ -16,38 +16,33 @@ from pathlib import Path
 from typing import Final, Literal
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from backfill_pipeline.definition.accounts import AccountMap
 from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.definition.problems import CheckedFile, Problem, closest
 from backfill_pipeline.errors import SourceFileError
 from backfill_pipeline.mapping.accounts import read_accounts
-from backfill_pipeline.mapping.references import OccurrenceIndex, read_occurrences
-from backfill_pipeline.mapping.transform import compile_mapping, generated_reference_columns
+from backfill_pipeline.mapping.transform import compile_mapping
 from backfill_pipeline.money import round_half_even
 from backfill_pipeline.schemas.extracted import (
-    RESERVED_NAMES,
     SOURCE_LINE,
     SOURCE_ROW,
-    extracted_schema,
     to_arrow,
     to_pandas,
 )
 from backfill_pipeline.schemas.frames import ENTRY_SCHEMA, FAILURES_SCHEMA, VALIDATED_SCHEMA
 from backfill_pipeline.schemas.ledger_entry import validate
-from backfill_pipeline.schemas.rejects import build_rejects
+from backfill_pipeline.schemas.rejects import RejectCode, build_rejects
 from backfill_pipeline.sources.headers import listed
-from backfill_pipeline.sources.open import open_source
-from backfill_pipeline.sources.protocol import SourceReader
+from backfill_pipeline.stages.preview_rows import RowsRead, read_rows
 
 Outcome = Literal["good", "filtered", "rejected"]
 
 SAMPLE_PER_CODE: Final = 3
 """Rejected rows that a check shows of each code."""
 
-_SKIPPING_ROWS: Final = 20_000
-"""Rows read at once while looking for the line to begin with."""
+_SEEMS_CUT: Final = (RejectCode.TRANSACTION_UNBALANCED, RejectCode.TRANSACTION_INCOMPLETE)
+"""What is found in a transaction of which some rows were not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,17 +92,17 @@ def preview(definition: SourceDefinition, *, rows: int, from_line: int = 1) -> P
 
     Args:
         definition: the source.
-        rows: at most so many.
+        rows: at most so many; a transaction that is begun is shown to its end.
         from_line: physical line of the source to begin with.
 
     Raises:
         SourceFileError: the source or a file that its mapping needs cannot be used, or a column is missing.
     """
     with tempfile.TemporaryDirectory(prefix="backfill-preview-") as scratch:
-        read = _read_rows(definition, rows, from_line, Path(scratch))
+        read = read_rows(definition, rows, from_line, Path(scratch))
         if missing := _missing_columns(definition, read.columns):
             raise SourceFileError(f"{definition.path}: {missing[0].text}.")
-        return _previewed(definition, read)
+        return _previewed_surely(definition, read, rows, from_line, Path(scratch))
 
 
 def check_files(checked: CheckedFile, *, rows: int) -> tuple[list[Problem], Preview | None]:
@@ -127,9 +122,9 @@ def check_files(checked: CheckedFile, *, rows: int) -> tuple[list[Problem], Prev
             problems.append(Problem(definition.path, checked.line_of(key), key, text))
 
     with tempfile.TemporaryDirectory(prefix="backfill-check-") as scratch:
-        read: _Read | None = None
+        read: RowsRead | None = None
         try:
-            read = _read_rows(definition, rows, 1, Path(scratch))
+            read = read_rows(definition, rows, 1, Path(scratch))
         except SourceFileError as error:
             note(definition.place_key, definition.place, error)
         if read is not None:
@@ -151,7 +146,7 @@ def check_files(checked: CheckedFile, *, rows: int) -> tuple[list[Problem], Prev
                 note("accounts.file", definition.accounts.file, error)
         if problems or read is None:
             return problems, None
-        return [], _previewed(definition, read)
+        return [], _previewed_surely(definition, read, rows, 1, Path(scratch))
 
 
 def _table_of(definition: SourceDefinition, error: SourceFileError) -> tuple[str, object, SourceFileError]:
@@ -175,72 +170,6 @@ def sample_by_code(found: Preview) -> list[PreviewRow]:
     return chosen
 
 
-# --- reading ----------------------------------------------------------------------------------------------------
-
-
-class _EnoughError(Exception):
-    """Ends a survey early: as many rows are read as were asked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """Rows of a source, with what a mapping needs to know about the rows before them."""
-
-    columns: tuple[str, ...]
-    extracted: pa.Table
-    occurrences: pa.Table | None
-    reached_end: bool
-    reader: SourceReader
-
-
-def _read_rows(definition: SourceDefinition, rows: int, from_line: int, scratch: Path) -> _Read:
-    """The first rows from a line on. Only what comes before them is read, and the chunk that they lie in."""
-    generated, columns = generated_reference_columns(definition)
-    reader = open_source(definition, scratch)
-    kept: list[pa.Table] = []
-    held = 0
-    with OccurrenceIndex(scratch, columns) as index:
-        # Generated references number equal rows from the first row of the source on; columns that are missing are
-        # told by the caller, with the others.
-        known: bool | None = None if generated else False
-
-        def visit(table: pa.Table) -> None:
-            nonlocal held, known
-            if known is None:
-                known = columns is None or set(columns) <= set(table.column_names)
-            if known:
-                index.add(table)
-            wanted = table.filter(pc.greater_equal(table[SOURCE_LINE], from_line)).slice(0, rows + 1 - held)
-            if wanted.num_rows or not kept:
-                kept[:] = [one for one in kept if one.num_rows] + [wanted]
-                held += wanted.num_rows
-            if held > rows:  # one more than asked for tells that the end is not reached
-                raise _EnoughError
-
-        try:
-            chunk_rows = rows + 1 if from_line == 1 else max(rows + 1, _SKIPPING_ROWS)
-            header = reader.survey(chunk_rows, visit=visit).header
-        except _EnoughError:
-            header = _columns_of(kept[0])
-        extracted = pa.concat_tables(kept).slice(0, rows).combine_chunks() if kept else None
-        occurrences = None
-        if known and extracted is not None and extracted.num_rows:
-            target = scratch / "occurrences.parquet"
-            index.finish(target)
-            occurrences = read_occurrences(target, extracted[SOURCE_ROW][0].as_py(), extracted.num_rows)
-    if extracted is None:
-        extracted = _no_rows(header)
-    return _Read(header, extracted, occurrences, held <= rows, reader)
-
-
-def _columns_of(table: pa.Table) -> tuple[str, ...]:
-    return tuple(name for name in table.column_names if name not in RESERVED_NAMES)
-
-
-def _no_rows(header: Sequence[str]) -> pa.Table:
-    return extracted_schema(header).empty_table()
-
-
 def _missing_columns(definition: SourceDefinition, header: Sequence[str]) -> list[Problem]:
     found = []
     for column, key in definition.columns_read().items():
@@ -257,7 +186,17 @@ def _missing_columns(definition: SourceDefinition, header: Sequence[str]) -> lis
 # --- mapping ----------------------------------------------------------------------------------------------------
 
 
-def _previewed(definition: SourceDefinition, read: _Read) -> Preview:
+def _previewed_surely(
+    definition: SourceDefinition, read: RowsRead, rows: int, from_line: int, scratch: Path
+) -> Preview:
+    """The preview. Where rows of a transaction seem to be missing, they may lie far behind: then all is read."""
+    found = _previewed(definition, read)
+    if read.is_sure or not any(code in _SEEMS_CUT for code in found.rejected):
+        return found
+    return _previewed(definition, read_rows(definition, rows, from_line, scratch, surely=True))
+
+
+def _previewed(definition: SourceDefinition, read: RowsRead) -> Preview:
     mapped = compile_mapping(definition).transform(to_pandas(read.extracted), read.occurrences)
     entries = to_arrow(mapped, ENTRY_SCHEMA)
     outcome = validate(mapped)

@@ -38,6 +38,7 @@ from backfill_pipeline.stages.comparison import (
 )
 from backfill_pipeline.stages.prepare import PartitionFrames
 from backfill_pipeline.stages.replay import replayed_entries
+from backfill_pipeline.stages.stated import StatedReport, compare_stated_balances, stated_details
 from backfill_pipeline.stages.work import SourceWork
 
 
@@ -48,6 +49,7 @@ class ReconciliationReport:
     Attributes:
         open_partitions: partitions that are not posted yet. They are no break, since nothing claims that they are in
             the ledger, but the verdict is about the others only; the counts leave them out.
+        stated: the balances that the source states, compared; None when it states none. The verdict is not about them.
     """
 
     source_id: str
@@ -68,6 +70,7 @@ class ReconciliationReport:
     account_breaks: list[AccountBreak] = field(default_factory=list)
     currencies: list[CurrencyTotals] = field(default_factory=list)
     source_totals: dict[str, Decimal] = field(default_factory=dict)
+    stated: StatedReport | None = None
 
     @property
     def matches(self) -> bool:
@@ -120,6 +123,7 @@ def reconcile(work: SourceWork) -> ReconciliationReport:
             found = examined.result()
         report.account_break_count, report.account_breaks = found.break_count, found.breaks
         report.currencies = found.currencies
+        report.stated = compare_stated_balances(connection, work, outcomes)
         report.seconds = time.monotonic() - started
         reconciliation.record(
             connection,
@@ -135,6 +139,7 @@ def reconcile(work: SourceWork) -> ReconciliationReport:
                     {**asdict(one), "expected": str(one.expected), "actual": str(one.actual)}
                     for one in report.account_breaks
                 ],
+                **({} if report.stated is None else {"stated_balances": stated_details(report.stated)}),
             },
         )
     return report

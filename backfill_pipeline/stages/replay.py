@@ -34,6 +34,7 @@ from backfill_pipeline.stages.config import BackfillConfig, effective_config
 from backfill_pipeline.stages.reject_export import RepairedFile, latest_cells, read_repaired, source_cells
 from backfill_pipeline.stages.reject_file import refresh_reject_file
 from backfill_pipeline.stages.replayed_references import occurrences_of
+from backfill_pipeline.stages.replayed_transactions import with_their_transactions
 from backfill_pipeline.stages.retry import retrying
 from backfill_pipeline.stages.work import Log, Places, SourceWork, open_work
 
@@ -120,14 +121,34 @@ def replayed_entries(connection: Connection, work: SourceWork, partition_id: int
 
     Made again from what was sent, by the same mapping: the ledger's entries are held against it.
     """
-    settled = replays.settled_rows(connection, partition_id)
+    legs = work.definition.transactions is not None
+    settled = replays.settled_rows(connection, partition_id, with_all_legs=legs)
     if not settled.num_rows:
         return VALIDATED_SCHEMA.empty_table()
+    transformed = _transformed(
+        work, settled, _sent_cells(work, settled), combined(settled.column("occurrence"))
+    )
+    entries = to_arrow(validate(to_pandas(transformed)).valid, VALIDATED_SCHEMA)
+    if not legs:
+        return entries
+    there = pc.is_in(combined(settled.column("state")), value_set=pa.array(["posted", "duplicate"]))
+    rows = combined(settled.column("source_row").filter(there))
+    return entries.filter(pc.is_in(combined(entries.column("source_row")), value_set=rows))
+
+
+def repaired_records(connection: Connection, work: SourceWork, partition_id: int) -> pa.Table:
+    """The repaired rows of a partition that are in the ledger now, as the source should have had them (EXTRACTED)."""
+    settled = replays.settled_rows(connection, partition_id)
+    if not settled.num_rows:
+        return extracted_schema(work.registration.header).empty_table()
+    return _as_extracted(work, settled, _sent_cells(work, settled))
+
+
+def _sent_cells(work: SourceWork, settled: pa.Table) -> pa.Table:
+    """What was sent for each row, as columns of the source."""
     repaired = combined(settled.column("repaired"))
     header = work.registration.header
-    cells = pa.table([pc.list_element(repaired, place) for place in range(len(header))], names=list(header))
-    transformed = _transformed(work, settled, cells, combined(settled.column("occurrence")))
-    return to_arrow(validate(to_pandas(transformed)).valid, VALIDATED_SCHEMA)
+    return pa.table([pc.list_element(repaired, place) for place in range(len(header))], names=list(header))
 
 
 def _states(connection: Connection, work: SourceWork, file: Path, repaired: RepairedFile) -> pa.Table:
@@ -192,11 +213,13 @@ def _to_send(work: SourceWork, file: Path, repaired: RepairedFile, states: pa.Ta
             f"{_record(file, repaired.rows, at)} is row {row['source_row']}, which was replayed already with other"
             f" values ({row['state']}): take it out of the file"
         )
-    retried = pc.is_in(states.column("code"), value_set=_TRIED_AS_THEY_ARE)
-    chosen = pc.and_(
-        pc.and_(pc.invert(settled), pc.invert(_blank(repaired.cells))),
-        pc.or_(pc.invert(as_exported), retried),
-    )
+    sendable = combined(pc.and_(pc.invert(settled), pc.invert(_blank(repaired.cells))))
+    changed = combined(pc.and_(sendable, pc.invert(as_exported)))
+    if work.definition.transactions is not None:
+        chosen = with_their_transactions(work, file, repaired, states, changed, sendable)
+    else:
+        retried = pc.is_in(states.column("code"), value_set=_TRIED_AS_THEY_ARE)
+        chosen = pc.or_(changed, pc.and_(sendable, combined(retried)))
     sent = _Sent(states.filter(chosen), originals.filter(chosen), repaired.cells.filter(chosen))
     return sent, pc.sum(settled, min_count=0).as_py()
 
@@ -210,8 +233,10 @@ def _post(work: SourceWork, sent: _Sent, run_id: str, replayed_by: str, log: Log
         here = pc.equal(keys, key)
         states, cells = sent.states.filter(here), sent.cells.filter(here)
         numbers = combined(pc.filter(occurrences, combined(here)))
-        for start in range(0, states.num_rows, config.batch_size):
-            size = min(config.batch_size, states.num_rows - start)
+        # A transaction is not cut in two; so the rows of a partition with transactions are one batch.
+        batch_size = config.batch_size if work.definition.transactions is None else states.num_rows
+        for start in range(0, states.num_rows, batch_size):
+            size = min(batch_size, states.num_rows - start)
             attempts, entries = _attempts(
                 work, states.slice(start, size), cells.slice(start, size), numbers.slice(start, size)
             )
@@ -281,8 +306,17 @@ def _attempts(
 
 def _transformed(work: SourceWork, places: pa.Table, cells: pa.Table, occurrences: pa.Array) -> pa.Table:
     """Repaired rows mapped (ENTRY_SCHEMA), as if the source had said so at the original's place."""
+    extracted = _as_extracted(work, places, cells)
+    known = pa.table({"source_row": extracted.column(0), "occurrence": occurrences})
+    generated = isinstance(work.definition.fields.reference_id, GeneratedReferenceRule)
+    frame = work.mapping.transform(to_pandas(extracted), known if generated else None)
+    return to_arrow(frame, ENTRY_SCHEMA)
+
+
+def _as_extracted(work: SourceWork, places: pa.Table, cells: pa.Table) -> pa.Table:
+    """Repaired rows as records at their original's place (EXTRACTED)."""
     count = places.num_rows
-    extracted = pa.table(
+    return pa.table(
         [
             *(places.column(name) for name in ("source_row", "source_line", "byte_offset")),
             pa.repeat(pa.scalar(0, pa.int64()), count),
@@ -292,10 +326,6 @@ def _transformed(work: SourceWork, places: pa.Table, cells: pa.Table, occurrence
         ],
         schema=extracted_schema(work.registration.header),
     ).combine_chunks()
-    known = pa.table({"source_row": extracted.column(0), "occurrence": occurrences})
-    generated = isinstance(work.definition.fields.reference_id, GeneratedReferenceRule)
-    frame = work.mapping.transform(to_pandas(extracted), known if generated else None)
-    return to_arrow(frame, ENTRY_SCHEMA)
 
 
 def _lists(cells: pa.Table) -> pa.Array:

@@ -1,4 +1,4 @@
-"""Retrying: the one place that decides how transient errors of the ledger are tried again.
+"""Retrying: the one place that decides how transient errors of the ledger, or of a source, are tried again.
 
 Belongs here: backoff and jitter.
 Does not: what is tried, or what a lost connection means to it.
@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import stamina
 
-from backfill_pipeline.errors import TransientLedgerError
+from backfill_pipeline.errors import TransientError
 from backfill_pipeline.stages.config import BackfillConfig
 
 T = TypeVar("T")
@@ -26,11 +26,11 @@ def retrying(config: BackfillConfig, action: Callable[[], T], log: Callable[[str
     """Calls `action` until it succeeds or `max_retries` are used up; waits longer each time, with jitter.
 
     Raises:
-        TransientLedgerError: of the last try. Every other error at once.
+        TransientError: of the last try. Every other error at once.
     """
     delay_s = config.retry_delay_ms / 1000
     for attempt in stamina.retry_context(
-        on=TransientLedgerError,
+        on=TransientError,
         attempts=config.max_retries + 1,
         timeout=None,
         wait_initial=delay_s,
@@ -40,7 +40,7 @@ def retrying(config: BackfillConfig, action: Callable[[], T], log: Callable[[str
         with attempt:
             try:
                 return action()
-            except TransientLedgerError as error:
+            except TransientError as error:
                 log(f"{error} (try {attempt.num} of {config.max_retries + 1})")
                 raise
     raise AssertionError("unreachable: the last attempt returns or raises")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,16 @@ import pytest
 
 from backfill_pipeline.bench import commands, contenders
 from backfill_pipeline.bench.__main__ import main
-from backfill_pipeline.bench.figures import POSTING, RECONCILE, RUN, BrokenContenderError, Figures
+from backfill_pipeline.bench.figures import (
+    MAPPING,
+    MAPPING_RULES,
+    POSTING,
+    RECONCILE,
+    RUN,
+    BrokenContenderError,
+    Figures,
+)
+from backfill_pipeline.bench.mapping import mapping_with_rules, twenty_rules
 from backfill_pipeline.bench.plan import Plan, Section, Step, full_plan, quick_plan, smoke_plan
 from backfill_pipeline.bench.processes import fresh_home
 from backfill_pipeline.bench.results import read_results
@@ -57,7 +67,7 @@ def test_small_run_keeps_the_promises_loosely(scratch: Path, tmp_path: Path) -> 
         == 0
     )
     judged = {target.what: target for target in targets(read_results(found)) if target.measured is not None}
-    assert len(judged) == 7
+    assert len(judged) == 8
     assert not [target for target in judged.values() if not target.holds_within(3.0)]
     assert list(scratch.iterdir()) == []
 
@@ -97,6 +107,42 @@ def test_a_command_that_finds_a_break_fails_its_contender(scratch: Path) -> None
         with pytest.raises(BrokenContenderError, match=r"backfill reconcile: .* ended with 4"):
             home.backfill("reconcile", str(export.definition_file), "--json").result(RECONCILE)
     assert not (scratch / "home").exists()
+
+
+def test_twenty_rules_cost_half_as_much_again_at_most(scratch: Path) -> None:
+    """Both mappings take turns in one process, so other work on the machine hardly changes their ratio."""
+    plan = Plan(
+        (
+            Section(
+                replace(SMALL, entries=SMOKE_ENTRIES, accounts=1_000),
+                (Step("rules", mapping_with_rules, 0, 0),),
+            ),
+        ),
+        3,
+    )
+    with embedded_server(scratch) as server:
+        sections, _ = measure(plan, server, scratch, lambda _message: None)
+    (found,) = sections
+    plain, rules = found.median(MAPPING, "seconds"), found.median(MAPPING_RULES, "seconds")
+    assert plain
+    assert rules
+    assert found.median(MAPPING_RULES, "entries") == SMOKE_ENTRIES
+    assert rules / plain < 1.5 * 1.2
+
+
+def test_there_are_twenty_of_them() -> None:
+    assert len(twenty_rules()) == 20
+
+
+def test_rules_that_change_nothing_are_no_measure(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backfill_pipeline.bench.mapping._KINDS", ("NONE",) * 5)
+    monkeypatch.setattr("backfill_pipeline.bench.mapping._TEXTS", ("never",) * 5)
+    with (
+        embedded_server(scratch) as server,
+        Bench.prepare(server, scratch / "main", SMALL) as bench,
+        pytest.raises(BrokenContenderError, match="the rules changed"),
+    ):
+        mapping_with_rules(bench)
 
 
 @pytest.mark.e2e

@@ -15,6 +15,8 @@ from backfill_pipeline.bench.figures import (
     COPY_FOREIGN_KEYS,
     HELP,
     LATENCY,
+    MAPPING,
+    MAPPING_RULES,
     POSTING,
     POSTING_CONSTRAINED,
     RECONCILE,
@@ -38,6 +40,7 @@ def section(role: Role, entries: int, **seconds: float) -> SectionResult:
     names = {
         "copy": COPY, "copy_foreign_keys": COPY_FOREIGN_KEYS, "posting": POSTING, "constrained": POSTING_CONSTRAINED,
         "run": RUN, "reconcile": RECONCILE, "again": RUN_AGAIN, "twin": RUN_TWIN, "resumed": RESUMED, "rival": RIVAL,
+        "mapping": MAPPING, "mapping_rules": MAPPING_RULES,
     }  # fmt: skip
     rounds = {names[name]: [{"seconds": value, "entries": float(entries)}] for name, value in seconds.items()}
     if RUN in rounds:
@@ -50,7 +53,7 @@ def results() -> Results:
     main = section(
         "main", 1_000_000,
         copy=6.0, copy_foreign_keys=12.0, posting=7.5, constrained=15.0, run=18.0, reconcile=6.0, again=9.0, twin=16.2,
-        resumed=21.6, rival=60.0,
+        resumed=21.6, rival=60.0, mapping=0.8, mapping_rules=1.12,
     )  # fmt: skip
     main.rounds[HELP] = [{"seconds": 0.6}, {"seconds": 0.4}, {"seconds": 0.2}]
     main.rounds[LATENCY] = [{"idle_p50_ms": 2.0, "idle_p99_ms": 4.04, "online_p99_ms": 30.0}]
@@ -83,6 +86,7 @@ class TestTargets:
                 "rate of backfill reconcile ÷ backfill run": 3.0,
                 "time of backfill run, a second time ÷ the first": 0.5,
                 "time of backfill run with every row there under another source ÷ the first": 0.9,
+                "time of mapping with 20 rules ÷ without": 1.4,
                 "peak memory of backfill run": 550.0,
                 "peak memory of backfill run, 5,000,000 entries ÷ 1,000,000": 550 / 510,
                 "slowest of a hundred live postings (p99) beside an online load ÷ on an idle ledger": 30
@@ -146,6 +150,7 @@ class TestPage:
         text = report.markdown(results)
         assert "| plain COPY | 1,000,000 | 6.00 | 6.00 to 6.00 | 166,667 | 1.000 |" in text
         assert "another rival (it is not installed)" in text
+        assert "| mapping, 20 rules | 1,000,000 | 1.12 | 1.12 to 1.12 | 892,857 |  |" in text
         assert "together 1.20 of the run that nobody disturbed" in text
         assert "| nothing else | 2.0 | 4.0 |" in text
         assert "fsync on" in text
@@ -172,6 +177,11 @@ class TestPlots:
     def test_can_be_read_on_light_and_on_dark_pages(self, plot: ElementTree.Element) -> None:
         assert "prefers-color-scheme: dark" in (plot.findtext(f"{SVG}style") or "")
         assert plot.find(f"{SVG}rect[@class='ground']") is not None
+
+    def test_what_posts_nothing_is_no_bar(self, results: Results) -> None:
+        drawn = report.rates_plot(results)
+        assert drawn is not None
+        assert MAPPING not in drawn[1]
 
     def test_nothing_leaves_the_picture(self, plot: ElementTree.Element) -> None:
         width, height = float(plot.get("width") or 0), float(plot.get("height") or 0)

@@ -88,6 +88,7 @@ WRONG = {
     ),
     "duplicate key": ({"more": "id: other"}, ["'id'", "twice", "lines 1 and"]),
     "duplicate metadata": ({"more": "metadata: [a, b, a]"}, ["metadata is 'a'", "twice"]),
+    "metadata of mappings": ({"more": "metadata: [{a: b}]"}, ["metadata must be a mapping", "not a list"]),
     "invalid yaml": ({"more": "metadata: [a"}, ["not valid YAML", "line"]),
 }
 

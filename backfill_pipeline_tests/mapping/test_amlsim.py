@@ -44,7 +44,7 @@ def test_amlsim_gives_distinct_references_for_repeats_and_rejects_only_self_tran
     path = tmp_path / "amlsim.yaml"
     path.write_text(YAML)
     definition = load_definition(path)
-    reader, mapping = open_source(definition), compile_mapping(definition)
+    reader, mapping = open_source(definition, tmp_path), compile_mapping(definition)
     with OccurrenceIndex(tmp_path, generated_reference_columns(definition)[1]) as index:
         manifest = reader.survey(50_000, visit=index.add)
         assert index.finish(tmp_path / "occurrences.parquet") == 1_684

@@ -79,7 +79,7 @@ def test_a_new_revision_replaces_the_partitions(world: World, instance: dg.Dagst
     defs = definitions(source)
     materialize(defs, instance, "s/manifest")
     materialize(defs, instance, "s/posted", partition="0002")
-    world.write_rows("s", entries(45))
+    world.write_rows("s", entries(45, first=0))
     refused = materialize(defs, instance, "s/manifest")
     assert "--accept-changed" in failure(refused)
     accepted = materialize(
@@ -90,6 +90,26 @@ def test_a_new_revision_replaces_the_partitions(world: World, instance: dg.Dagst
     )
     assert accepted.success
     assert list(instance.get_dynamic_partitions(partitions_name("s"))) == [f"r2-{n:04d}" for n in range(1, 6)]
+
+
+def test_a_source_that_grew_keeps_its_partitions_and_what_is_shown_of_them(
+    world: World, instance: dg.DagsterInstance
+) -> None:
+    defs = definitions(world.write("s", entries(20), accounts=RICH))
+    launch_manifest(defs, instance, "s", accept_changed=False)
+    launch_range(defs, instance, "s", ["0001", "0002"])
+    world.write_rows("s", entries(45))
+    grown = materialize(defs, instance, "s/manifest")
+    assert grown.success
+    (manifest,) = grown.asset_materializations_for_node("s__manifest")
+    assert manifest.metadata["partitions_kept"].value == 2
+    assert list(instance.get_dynamic_partitions(partitions_name("s"))) == [f"{n:04d}" for n in range(1, 6)]
+    assert [shown(instance, stage) for stage in STAGES] == [{"0001", "0002"}] * 4
+    added = launch_range(defs, instance, "s", ["0003", "0004", "0005"])
+    assert added.success
+    assert added.checks == {"constraints_in_force": True, "ledger_equals_source": True}
+    assert [shown(instance, stage) for stage in STAGES] == [{f"{n:04d}" for n in range(1, 6)}] * 4
+    assert len(world.references()) == 45
 
 
 def test_each_stage_can_be_materialized_by_itself(world: World, instance: dg.DagsterInstance) -> None:

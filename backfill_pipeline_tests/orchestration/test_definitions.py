@@ -37,6 +37,7 @@ def test_the_graph_of_a_source(sources: World) -> None:
         for key in graph.get_all_asset_keys()
     }
     assert picture == {
+        "s/plan": ("s", [], None),
         "s/manifest": ("s", [], None),
         "s/extracted": ("s", ["s/manifest"], "s_chunks"),
         "s/transformed": ("s", ["s/extracted"], "s_chunks"),
@@ -77,6 +78,18 @@ def test_jobs(sources: World) -> None:
         "balance_constraints",
         "s/reconciliation",
     }
+
+
+def test_the_inbox_is_watched_by_a_sensor_that_is_on_and_knows_its_sources_alone(
+    sources: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BACKFILL_INBOX_DIR", str(sources.folder / "sources" / "in"))
+    sources.write("s", entries(1))
+    sources.write("watched", [], file=None, files="in/*.csv")
+    sensor = loaded(sources).resolve_sensor_def("inbox")
+    assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
+    assert sensor.minimum_interval_seconds == 30
+    assert {target.job_name for target in sensor.targets} == {"register_watched", "backfill_watched"}
 
 
 def test_stages_run_a_whole_range_in_one_run_and_can_be_taken_apart(sources: World) -> None:

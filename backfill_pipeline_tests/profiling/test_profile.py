@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+from datetime import date
 from pathlib import Path
 
+import openpyxl
 import pytest
 
 from backfill_pipeline.definition.load import load_definition
@@ -302,3 +304,72 @@ def test_ids_are_made_of_file_names() -> None:
     names = ["Bank Export (2).csv", "2024-01.csv", "Ü.csv", "a" * 90 + ".csv"]
     assert [source_id(Path(name)) for name in names[:3]] == ["bank_export_2", "source_2024_01", "source"]
     assert len(source_id(Path(names[3]))) == 63
+
+
+# --- workbooks and statements -------------------------------------------------------------------------------------
+
+
+def _workbook(file: Path, *sheets: list[list[object]]) -> Path:
+    book = openpyxl.Workbook()
+    book.remove(book.worksheets[0])
+    for number, rows in enumerate(sheets, start=1):
+        sheet = book.create_sheet(f"sheet {number}")
+        for row in rows:
+            sheet.append(row)
+    book.save(file)
+    return file
+
+
+TRANSFERS: list[list[object]] = [
+    ["id", "booked", "from", "to", "amount", "currency"],
+    *(
+        [f"T{n:04d}", date(2024, 3, 1 + n % 28), f"ACC-{n % 7}", f"ACC-{n % 5 + 7}", n + 0.25, "EUR"]
+        for n in range(40)
+    ),
+]
+
+
+def test_a_workbook_gets_a_draft_that_reads_it(tmp_path: Path) -> None:
+    above: list[list[object]] = [["My bank"], [], ["Account", "4711"]]
+    file = _workbook(tmp_path / "export.xlsx", [["nothing"]], above + TRANSFERS)
+    profile = profile_file(file)
+    assert profile.rows == 40
+    assert profile.written.workbook is not None
+    assert (profile.written.workbook.sheet, profile.written.workbook.header_row) == ("sheet 2", 4)
+    assert profile.written.notes == (
+        "decide: the workbook has the sheets sheet 1, sheet 2; this is about 'sheet 2'",
+        "decide: the table seems to begin in row 4; the rows above it are passed over",
+    )
+    assert _sure(profile)["amount"] == "amount"
+    text = draft(profile, tmp_path)
+    assert "type: xlsx\n" in text
+    assert "\nxlsx: {sheet: sheet 2, header_row: 4}\n" in text
+    path = tmp_path / "draft.yaml"
+    path.write_text(text)
+    assert all("xlsx" not in problem.text for problem in check_file(path).problems)
+
+
+def test_a_workbook_without_names_gets_some(tmp_path: Path) -> None:
+    profile = profile_file(_workbook(tmp_path / "export.xlsx", TRANSFERS[1:]))
+    assert [column.name for column in profile.columns] == [f"column_{n}" for n in range(1, 7)]
+    assert (
+        "xlsx: {columns: [column_1, column_2, column_3, column_4, column_5, column_6], first_row: 1}"
+        in draft(profile, tmp_path)
+    )
+
+
+def test_a_workbook_without_a_table_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SourceFileError, match="no sheet of it holds a table"):
+        profile_file(_workbook(tmp_path / "export.xlsx", [["alone"]], []))
+    (tmp_path / "old.xlsx").write_bytes(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600))
+    with pytest.raises(SourceFileError, match="is an old Excel workbook"):
+        profile_file(tmp_path / "old.xlsx")
+
+
+@pytest.mark.parametrize(("name", "words"), [("mt940", "type: mt940"), ("camt053", "type: camt")])
+def test_statements_need_no_profile(name: str, words: str) -> None:
+    (file,) = [
+        one for one in (CHECKOUT / "data" / "examples" / name).iterdir() if one.suffix in (".sta", ".xml")
+    ]
+    with pytest.raises(SourceFileError, match=f"needs no profile: its columns are fixed .{words}"):
+        profile_file(file)

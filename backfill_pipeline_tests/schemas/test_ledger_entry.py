@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backfill_pipeline.money import CURRENCY_DECIMALS
+from backfill_pipeline.money import AMOUNT_TYPE, CURRENCY_DECIMALS
 from backfill_pipeline.schemas.extracted import to_arrow, to_pandas
 from backfill_pipeline.schemas.frames import ENTRY_SCHEMA, FAILURES_SCHEMA, VALIDATED_SCHEMA
-from backfill_pipeline.schemas.ledger_entry import validate
+from backfill_pipeline.schemas.ledger_entry import excess_decimals, validate
 from backfill_pipeline.schemas.rejects import RejectCode, Stage
 
 GOOD: dict[str, object] = {
@@ -200,3 +200,30 @@ def test_every_code_is_explained_and_has_a_stage() -> None:
     for code in RejectCode:
         assert code.description
         assert isinstance(code.stage, Stage)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    whole=st.one_of(
+        st.integers(1, 10**20 - 1), st.integers(2**62, 2**64 + 1000), st.just(18446744072079056827)
+    ),
+    fraction=st.from_regex(r"\A[0-9]{1,18}\Z"),
+    currency=st.sampled_from(["JPY", "USD", "KWD", "CLF"]),
+)
+def test_an_amount_of_any_size_is_as_fine_as_its_digits(whole: int, fraction: str, currency: str) -> None:
+    amount = Decimal(f"{whole}.{fraction}")
+    table = pa.table(
+        {
+            "amount": pa.array([amount], AMOUNT_TYPE),
+            "amount_scale": pa.array([len(fraction)], pa.int8()),
+            "currency_code": [currency],
+        }
+    )
+    too_fine = len(fraction.rstrip("0")) > (CURRENCY_DECIMALS[currency] or 0)
+    assert excess_decimals(table).to_pylist() == [too_fine]
+
+
+def test_yen_that_are_written_with_decimals_are_fine_however_large() -> None:
+    large = {"amount": Decimal("18446744072079056827.00"), "amount_scale": 2, "currency_code": "JPY"}
+    outcome = validate(frame_of(large, {**large, "amount": Decimal("18446744072079056827.01")}))
+    assert list(outcome.failures["source_row"]) == [2]

@@ -253,3 +253,49 @@ def test_text_beyond_ascii_before_blank_lines_at_the_end_is_visited(tmp_path: Pa
 def test_column_names_in_messages_stay_in_one_line() -> None:
     assert listed(["a", "b\nc", "d\u2028e", "x" * 100]) == f"a, b\\nc, d\\u2028e, {'x' * 60}"
     assert listed([f"c{number}" for number in range(50)]).endswith("c39 and 10 more")
+
+
+def test_escapes_of_marks_mean_the_mark_and_a_lone_null_is_empty(tmp_path: Path) -> None:
+    content = b'a,b\n"say \\"hi\\"",1\nx\\,y,\\\\\n"two\\\nlines",\\N\n\\N,"\\N"\nN,2\ntab\\\there,"doubled "" quote"\nend,\\"\n'
+    found = rows(reader_of(tmp_path, content, escape="\\"))
+    assert [(row["a"], row["b"]) for row in found] == [
+        ('say "hi"', "1"), ("x,y", "\\"), ("two\nlines", ""), ("", ""), ("N", "2"), ("tab\there", 'doubled " quote'), ("end", '"'),
+    ]  # fmt: skip
+    assert [row["__source_line"] for row in found] == [2, 3, 4, 6, 7, 8, 9]
+
+
+def test_an_escape_whose_meaning_is_not_stated_is_one_reject(tmp_path: Path) -> None:
+    reader = reader_of(tmp_path, b"a,b\none\\ntwo,1\nok,2\nxN\\N,3\nok,4\n5,end\\", escape="\\")
+    found = rows(reader)
+    assert [row["__error_code"] for row in found] == [
+        "record_malformed",
+        None,
+        "record_malformed",
+        None,
+        "record_malformed",
+    ]
+    assert found[0]["__error_reason"] == "a holds \\n, whose meaning is not stated: only marks may be escaped"
+    assert found[4]["__error_reason"] == "the record ends with \\, which stands before nothing"
+    assert [row["b"] for row in found] == [None, "2", None, "4", None]
+    manifest = reader.survey(1)
+    assert sum(chunk.row_count for chunk in manifest.chunks) == 5
+
+
+def test_without_an_escape_character_nothing_is_escaped(tmp_path: Path) -> None:
+    found = rows(reader_of(tmp_path, b'a,b\n\\N,x\\\n"\\",C:\\new\n'))
+    assert [(row["a"], row["b"]) for row in found] == [("\\N", "x\\"), ("\\", "C:\\new")]
+
+
+@pytest.mark.parametrize(
+    ("dialect", "words"),
+    [
+        ({"escape": ","}, "must differ from delimiter, quote and comment"),
+        ({"escape": '"'}, "must differ from delimiter, quote and comment"),
+        ({"escape": "#", "comment": "#"}, "must differ from delimiter, quote and comment"),
+        ({"escape": "\\", "encoding": "shift_jis"}, "is not ASCII-compatible"),
+        ({"escape": "ab"}, "must be one ASCII character"),
+    ],
+)
+def test_an_escape_character_that_cannot_be_meant(dialect: dict[str, str], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        CsvDialect.model_validate(dialect)

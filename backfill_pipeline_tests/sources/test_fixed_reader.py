@@ -37,7 +37,7 @@ def test_columns_are_counted_in_characters(tmp_path: Path, encoding: str) -> Non
 
 def test_a_short_line_costs_itself_only(tmp_path: Path) -> None:
     table = read(tmp_path, b"T1 |abc\nT2 |ab\nT3 |abc\n")
-    assert table["__error_code"].to_pylist() == [None, "wrong_field_count", None]
+    assert table["__error_code"].to_pylist() == [None, "record_malformed", None]
     assert table["__error_reason"][1].as_py() == "the line has 6 characters, the columns need 7"
     assert table["text"].to_pylist() == ["abc", None, "abc"]
 

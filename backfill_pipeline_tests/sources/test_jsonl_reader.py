@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backfill_pipeline.errors import SourceDefinitionError
-from backfill_pipeline.sources import jsonl_reader
+from backfill_pipeline.sources import json_records, jsonl_reader
 from backfill_pipeline.sources.content import PlainFile
 from backfill_pipeline.sources.jsonl_reader import JsonLinesReader
 
@@ -83,7 +83,7 @@ def read(path: Path, content: bytes, chunk_rows: int = 1000) -> pa.Table:
 def test_a_line_gives_its_text_or_a_reason_and_spoils_no_other(
     tmp_path: Path, line: str, few_lines: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jsonl_reader, "FEW_LINES", max(1, few_lines))
+    monkeypatch.setattr(json_records, "FEW_LINES", max(1, few_lines))
     good = b'{"a":"good","b":{"c":0.10}}\n'
     table = read(tmp_path / "x.jsonl", good * 20 + line.encode() + b"\r\n" + good * 20)
     assert table["__source_line"].to_pylist() == list(range(1, 42))
@@ -146,7 +146,7 @@ def test_both_parsers_give_the_same_rows_for_any_lines(
     tables = []
     for few in (1, 10_000):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(jsonl_reader, "FEW_LINES", few)
+            patch.setattr(json_records, "FEW_LINES", few)
             tables.append(read(tmp_path / "x.jsonl", content, chunk_rows))
     assert tables[0].equals(tables[1])
     records = [one for one in content.replace(b"\r", b"\n").split(b"\n") if one]

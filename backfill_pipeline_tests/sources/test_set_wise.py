@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import gzip
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from backfill_pipeline.definition.database import DatabaseSection
 from backfill_pipeline.definition.formats import CsvDialect, FixedFormat, ParquetFormat
+from backfill_pipeline.sources.captured_reader import CapturedReader
 from backfill_pipeline.sources.compressed import content_of
 from backfill_pipeline.sources.content import PlainFile
 from backfill_pipeline.sources.csv_reader import CsvReader
+from backfill_pipeline.sources.database_stream import DatabaseStream
 from backfill_pipeline.sources.fixed_reader import FixedReader
 from backfill_pipeline.sources.jsonl_reader import JsonLinesReader
 from backfill_pipeline.sources.parquet_reader import ParquetReader
@@ -56,12 +61,28 @@ def fixed(file: Path, rows: int) -> SourceReader:
     return FixedReader(PlainFile(file), FixedFormat.model_validate(section))
 
 
+def database(file: Path, rows: int) -> SourceReader:
+    """Of SQLite, whose values may be of any type: here integers, floats, texts, bytes and nulls in one column."""
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("DROP TABLE IF EXISTS t")
+        connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, amount DECIMAL(10, 2), v)")
+        values = (1, 2.5, "x", b"y", None)
+        connection.executemany(
+            "INSERT INTO t VALUES (?, ?, ?)",
+            ((number, number / 100, values[number % len(values)]) for number in range(rows)),
+        )
+        connection.commit()
+    section = {"sqlite": file, "table": "t", "key": "id", "float_decimals": {"amount": "2"}}
+    stream = DatabaseStream(DatabaseSection.model_validate(section), {"amount": "fields.amount"})
+    return CapturedReader(stream, file.parent / "captures")
+
+
 def parquet(file: Path, rows: int) -> SourceReader:
     pq.write_table(pa.table({"a": range(rows)}), file)
     return ParquetReader(file, ParquetFormat(), {})
 
 
-@pytest.mark.parametrize("make", [plain, compressed, several, jsonl, fixed, parquet])
+@pytest.mark.parametrize("make", [plain, compressed, several, jsonl, fixed, parquet, database])
 def test_lines_run_do_not_grow_with_rows(tmp_path: Path, make: Callable[[Path, int], SourceReader]) -> None:
     def read(reader: SourceReader) -> None:
         manifest = reader.survey(10_000)

@@ -53,6 +53,21 @@ def test_they_do_not_count_against_the_error_rate(world: World) -> None:
     assert world.references() == ["R000010"]
 
 
+def test_nor_does_posting_count_them_when_accounts_are_unknown_or_in_another_currency(world: World) -> None:
+    """Two bad rows of ten are let through, whether validation or the ledger finds them."""
+    bad = [entry(9, amount="x"), entry(10, debit="NOBODY")]
+    path = world.write(
+        "s", [*entries(5, note="pending"), *entries(3), *bad], rules=RULES, max_error_rate="0.2"
+    )
+    world.post(path)
+    assert world.query("SELECT posted, rejected, filtered FROM backfill_partition_outcomes") == [(3, 2, 5)]
+    bad[1] = entry(10, currency="EUR")
+    path = world.write(
+        "t", [*entries(5, note="pending"), *entries(3, first=21), *bad], rules=RULES, max_error_rate="0.2"
+    )
+    world.post(path)
+
+
 def test_a_partition_of_nothing_but_filtered_rows_is_posted(world: World) -> None:
     path = world.write("s", entries(12, note="pending"), rules=RULES)
     world.post(path)

@@ -10,6 +10,7 @@ import pytest
 from backfill_pipeline.errors import SourceChangedError, UsageError
 from backfill_pipeline.ledger import checkpoints, constraints, replays, status
 from backfill_pipeline.ledger.connection import connect
+from backfill_pipeline.stages.prepare import STAGES
 from backfill_pipeline_tests.postgresql import Server
 from backfill_pipeline_tests.stages.repair import export, fix, repair, replay, rewrite, rows_of
 from backfill_pipeline_tests.stages.test_set_wise import assert_set_wise, lines_executed
@@ -142,12 +143,23 @@ def test_without_skip_duplicates_a_repaired_row_that_is_there_stays_rejected(wor
 
 
 def test_a_repaired_row_that_a_rule_filters_counts_as_filtered(world: World) -> None:
-    rules = [{"when": {"note": "pending"}, "filter": "not booked yet"}]
-    path = world.write("bank", [entry(1), entry(2, amount="x")], max_error_rate="1", rules=rules)
+    rules = [
+        {"when": {"note": "pending"}, "filter": "not booked yet"},
+        {"when": {"note": "test"}, "filter": "a test"},
+    ]
+    rows = [entry(1), *(entry(number, amount="x") for number in (2, 3, 4)), entry(5, note="pending")]
+    path = world.write("bank", rows, max_error_rate="1", rules=rules)
     world.post(path)
     assert fix(world, path, {2: {"note": "pending"}}).counts == replays.ReplayCounts(1, 0, 0, 0, 0, 1)
-    assert counts(world) == (2, 1, 0, 0, 0, 1)
-    assert checkpoint(world) == ("COMPLETED", 2, 1, 0)
+    assert counts(world) == (5, 1, 0, 0, 2, 2)
+    assert checkpoint(world) == ("COMPLETED", 5, 1, 2)
+    by_reason = "SELECT filtered_by_reason FROM backfill_partitions"
+    assert world.value(by_reason) == {"not booked yet": 2}
+    fix(world, path, {3: {"note": "pending"}, 4: {"note": "test"}})
+    assert world.value(by_reason) == {"not booked yet": 3, "a test": 1}
+    world.run(path, selected=STAGES[2:3])  # validated once more, by hand
+    assert world.value(by_reason) == {"not booked yet": 3, "a test": 1}
+    assert counts(world) == (5, 1, 0, 0, 0, 4)
     assert world.reconcile(path).matches
 
 

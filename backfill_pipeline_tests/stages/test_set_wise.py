@@ -16,7 +16,7 @@ import pytest
 
 import backfill_pipeline
 from backfill_pipeline.sources.csv_records import RecordScanner
-from backfill_pipeline_tests.stages.world import World, entries
+from backfill_pipeline_tests.stages.world import World, entries, entry
 
 _OURS = str(Path(backfill_pipeline.__file__).parent)
 _FEW, _MANY = 1_000, 4_000
@@ -97,6 +97,31 @@ def test_a_run_with_rules_lookups_and_filtered_rows(world: World) -> None:
         path.write_text(text)
         measured.append(lines_executed(lambda path=path: (world.post(path), world.reconcile(path))))  # type: ignore[misc]
     assert_set_wise(*measured[1:])
+
+
+def test_a_run_of_scattered_transactions_of_several_rows(world: World) -> None:
+    measured = []
+    for name, rows in (("warm", 100), ("few", _FEW), ("many", _MANY)):
+        legs = [
+            [f"{name}{number}", account, amount, *entry(number)[4:]]
+            for number in range(rows // 4)
+            for account, amount in (("A", "7.00"), ("B", "-5.00"), ("C", "-2.00"), ("A", "0.00"))
+        ]
+        legs.append([f"{name}-off", "A", "1.00", *entry(1)[4:]])  # and one that is rejected
+        path = world.write(
+            name,
+            [*legs[0::2], *legs[1::2]],
+            header=("txn", "account", "amount", "currency", "time", "note"),
+            partition_rows=str(rows // 2),
+            transactions={"id": "txn", "references": "numbered"},
+            max_error_rate="1",
+        )
+        text = path.read_text().replace("reference_id: ref", "reference_id: txn")
+        text = text.replace("  debit_account_id: debit\n  credit_account_id: credit", "  account_id: account")
+        path.write_text(text)
+        measured.append(lines_executed(lambda path=path: (world.post(path), world.reconcile(path))))  # type: ignore[misc]
+    assert_set_wise(*measured[1:])
+    assert len(world.references()) == (100 + _FEW + _MANY) // 2
 
 
 def test_a_run_in_which_everything_is_a_duplicate(world: World, sources: Callable[[str, int], Path]) -> None:

@@ -15,5 +15,5 @@ PARTITION_TAG = "dagster/partition"
 
 
 def asset_key(source_id: str, name: str) -> dg.AssetKey:
-    """Key of a source's asset: manifest, extracted, transformed, validated, posted or reconciliation."""
+    """Key of a source's asset: plan, manifest, extracted, transformed, validated, posted or reconciliation."""
     return dg.AssetKey([source_id, name])

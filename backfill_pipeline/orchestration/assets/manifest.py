@@ -34,7 +34,12 @@ def manifest_asset(definition: SourceDefinition) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, config: ManifestConfig, ledger: LedgerResource
     ) -> Iterator[dg.MaterializeResult[None]]:
         with terminal():
-            report = register_source(definition, ledger.places, accept_changed=config.accept_changed)
+            report = register_source(
+                definition,
+                ledger.places,
+                accept_changed=config.accept_changed,
+                names=config.files or None,
+            )
             if not report.registration.partitions:
                 # Opening balances are posted with the first partition; an export without rows has none.
                 prepare_ledger(open_work(definition, ledger.places), context.run.run_id)
@@ -42,7 +47,12 @@ def manifest_asset(definition: SourceDefinition) -> dg.AssetsDefinition:
         context.log.info(
             f"{'registered' if report.is_new else 'already registered'}: {report.registration.row_count:,} rows"
             f" in {len(report.registration.partitions)} partitions, revision {report.registration.revision}"
+            + (f", grown: {report.carried} partitions stay as they are" if report.carried else "")
         )
-        yield dg.MaterializeResult(metadata=manifest_metadata(report.registration, report.repeated_rows))
+        yield dg.MaterializeResult(
+            metadata=manifest_metadata(
+                report.registration, report.repeated_rows, report.carried, report.details
+            )
+        )
 
     return manifest

@@ -14,12 +14,14 @@ from backfill_pipeline.orchestration.assets.keys import (
     asset_key,
 )
 from backfill_pipeline.orchestration.failures import TRANSIENT_RETRIES, terminal
-from backfill_pipeline.orchestration.metadata import reconciliation_metadata
+from backfill_pipeline.orchestration.metadata import reconciliation_metadata, stated_metadata
 from backfill_pipeline.orchestration.resources import LedgerResource
 from backfill_pipeline.stages.reconcile import ReconciliationReport, equation, reconcile
+from backfill_pipeline.stages.stated import StatedReport
 from backfill_pipeline.stages.work import open_work
 
 MATCH_CHECK = "ledger_equals_source"
+STATED_CHECK = "stated_balances_agree"
 
 
 def reconciliation_asset(definition: SourceDefinition) -> dg.AssetsDefinition:
@@ -38,7 +40,8 @@ def reconciliation_asset(definition: SourceDefinition) -> dg.AssetsDefinition:
                 blocking=True,
                 description="read = posted + duplicates + conflicts + rejected + filtered; every field of every entry"
                 " as in the source; debits = credits per currency; every balance equal to its legs.",
-            )
+            ),
+            *([_stated_check(key)] if definition.stated_balances else []),
         ],
         retry_policy=TRANSIENT_RETRIES,
         description="Compares the whole source with the ledger, entry by entry and field by field, and every"
@@ -60,11 +63,32 @@ def reconciliation_asset(definition: SourceDefinition) -> dg.AssetsDefinition:
                     severity=dg.AssetCheckSeverity.ERROR,
                     description=reconciliation_text(report),
                     metadata=metadata,
-                )
+                ),
+                *([] if report.stated is None else [_stated_result(report.stated)]),
             ],
         )
 
     return reconciliation
+
+
+def _stated_check(key: dg.AssetKey) -> dg.AssetCheckSpec:
+    return dg.AssetCheckSpec(
+        STATED_CHECK,
+        asset=key,
+        blocking=False,
+        description="The balances that the source states after its rows are those of the ledger. A drift is a warning:"
+        " a rejected row explains it, and so does a bank's own rounding.",
+    )
+
+
+def _stated_result(report: StatedReport) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        passed=report.agrees,
+        check_name=STATED_CHECK,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=report.sentence,
+        metadata=stated_metadata(report),
+    )
 
 
 def reconciliation_text(report: ReconciliationReport) -> str:

@@ -14,9 +14,10 @@ from itertools import pairwise
 import dagster as dg
 
 from backfill_pipeline.definition.models import SourceDefinition
+from backfill_pipeline.errors import TransientError
 from backfill_pipeline.orchestration.assets.keys import asset_key
 from backfill_pipeline.orchestration.config import BackfillRunConfig
-from backfill_pipeline.orchestration.failures import terminal
+from backfill_pipeline.orchestration.failures import TRANSIENT_MARK, terminal
 from backfill_pipeline.orchestration.metadata import column_schema, stage_metadata
 from backfill_pipeline.orchestration.partitions import source_partitions
 from backfill_pipeline.orchestration.resources import LedgerResource
@@ -96,6 +97,7 @@ def stage_assets(definition: SourceDefinition) -> dg.AssetsDefinition:
         if failed:
             raise dg.Failure(
                 description=failure_text(definition.id, failed, len(context.partition_keys)),
+                metadata={TRANSIENT_MARK: any(isinstance(one.error, TransientError) for one in failed)},
                 allow_retries=False,
             )
         # What comes after waits for a result of its own, besides the materializations of the partitions.
