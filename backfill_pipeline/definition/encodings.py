@@ -1,7 +1,7 @@
 """Which text encodings a delimited file may have.
 
 Belongs here: the test that record and field boundaries can be found in the undecoded bytes.
-Does not: decoding (`sources/csv_reader.py`).
+Does not: decoding (`sources/files/csv_reader.py`).
 """
 
 import codecs

@@ -1,7 +1,7 @@
 """Transactions of several rows: which rows belong together, and what becomes of them.
 
 Belongs here: the model of the section, and what must hold between it and the fields.
-Does not: bringing rows together (`sources/grouped_reader.py`), pairing them (`mapping/legs.py`).
+Does not: bringing rows together (`sources/grouping/grouped_reader.py`), pairing them (`mapping/legs.py`).
 """
 
 import re

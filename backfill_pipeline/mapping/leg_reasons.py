@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from backfill_pipeline.mapping.exact import Exact, Integers
 from backfill_pipeline.schemas.row_errors import SHOWN_CHARACTERS
-from backfill_pipeline.sources.transaction_ids import shown_ids
+from backfill_pipeline.sources.grouping.transaction_ids import shown_ids
 
 _SUMS_SHOWN: Final = 3
 

@@ -2,7 +2,7 @@
 
 Belongs here: which transactions are whole and sum to zero, and what each of their rows becomes.
 Does not: how debits meet credits (`pairing.py`), what people are told (`leg_reasons.py`), bringing rows together
-(`sources/grouped_reader.py`).
+(`sources/grouping/grouped_reader.py`).
 
 Every row stays one row: it carries an entry, is left out by name, or is rejected with all others of its transaction.
 There is no loop over rows or transactions: all transactions of a chunk take each step at once.
@@ -27,7 +27,7 @@ from backfill_pipeline.schemas.extracted import ERROR_CODE, SOURCE_LINE, SOURCE_
 from backfill_pipeline.schemas.ledger_entry import failing
 from backfill_pipeline.schemas.rejects import RejectCode
 from backfill_pipeline.schemas.row_errors import combined, positions_of
-from backfill_pipeline.sources.transaction_ids import transaction_ids
+from backfill_pipeline.sources.grouping.transaction_ids import transaction_ids
 
 PAIRED: Final = "paired_leg"
 """Why a row is left out whose leg is the other side of entries that other rows carry."""

@@ -19,7 +19,7 @@ from backfill_pipeline.errors import SourceFileError
 from backfill_pipeline.mapping.rows import Rows
 from backfill_pipeline.schemas.extracted import ERROR_CODE, ERROR_REASON, SOURCE_LINE, extracted_schema
 from backfill_pipeline.schemas.row_errors import combined, positions_of
-from backfill_pipeline.sources.csv_reader import CsvReader
+from backfill_pipeline.sources.files.csv_reader import CsvReader
 from backfill_pipeline.sources.headers import listed
 
 _CHUNK_ROWS: Final = 200_000

@@ -18,11 +18,11 @@ from backfill_pipeline.profiling.columns import ColumnProfile, profile_columns
 from backfill_pipeline.profiling.workbooks import is_workbook, look_at_workbook
 from backfill_pipeline.profiling.written import Written, look
 from backfill_pipeline.schemas.extracted import ERROR_CODE, ERROR_REASON, SOURCE_LINE, extracted_schema
-from backfill_pipeline.sources.captured_reader import CapturedReader
-from backfill_pipeline.sources.compressed import content_of
-from backfill_pipeline.sources.csv_reader import CsvReader
+from backfill_pipeline.sources.capture.captured_reader import CapturedReader
+from backfill_pipeline.sources.files.compressed import content_of
+from backfill_pipeline.sources.files.csv_reader import CsvReader
 from backfill_pipeline.sources.protocol import SourceReader
-from backfill_pipeline.sources.xlsx_stream import XlsxStream
+from backfill_pipeline.sources.workbooks.xlsx_stream import XlsxStream
 
 SAMPLE_ROWS: Final = 10_000
 """Records looked at in each of three places: the beginning, the middle and the end."""

@@ -1,7 +1,7 @@
 """Where the table is in an unknown workbook.
 
 Belongs here: the sheet, the row that names the columns, the column where they begin.
-Does not: reading the table (`sources/xlsx_stream.py`), what columns hold (`columns.py`).
+Does not: reading the table (`sources/workbooks/xlsx_stream.py`), what columns hold (`columns.py`).
 """
 
 from collections.abc import Iterator
@@ -12,10 +12,10 @@ from typing import Final
 from backfill_pipeline.definition.formats import CsvDialect, XlsxFormat
 from backfill_pipeline.errors import SourceFileError
 from backfill_pipeline.profiling.written import Written
-from backfill_pipeline.sources.content import open_file
+from backfill_pipeline.sources.files.content import open_file
 from backfill_pipeline.sources.headers import listed
-from backfill_pipeline.sources.workbook import Workbook, opened_workbook
-from backfill_pipeline.sources.xlsx_cells import Cell, NoValueError, SheetRows, text_of
+from backfill_pipeline.sources.workbooks.workbook import Workbook, opened_workbook
+from backfill_pipeline.sources.workbooks.xlsx_cells import Cell, NoValueError, SheetRows, text_of
 from backfill_pipeline.sources.xml_reading import read_xml
 
 _ROWS: Final = 60

@@ -14,8 +14,8 @@ from typing import Final
 
 from backfill_pipeline.definition.formats import CsvDialect, XlsxFormat
 from backfill_pipeline.errors import SourceFileError
-from backfill_pipeline.sources.compressed import content_of
-from backfill_pipeline.sources.content import Content
+from backfill_pipeline.sources.files.compressed import content_of
+from backfill_pipeline.sources.files.content import Content
 
 HEAD_BYTES: Final = 1 << 20
 """Read at the beginning; as much again in the middle and at the end decides the encoding."""

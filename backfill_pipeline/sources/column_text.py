@@ -1,7 +1,7 @@
 """Typed Arrow columns as the exact text of their values.
 
 Belongs here: one way to write each type, without a digit more or less than the value has.
-Does not: reading files (`parquet_reader.py`), what columns mean (`mapping/`).
+Does not: reading files (`files/parquet_reader.py`), what columns mean (`mapping/`).
 """
 
 from decimal import Decimal

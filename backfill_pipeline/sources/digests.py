@@ -1,7 +1,7 @@
 """Hashes of tables of text, for sources whose rows have no bytes of their own.
 
 Belongs here: one hash that depends on the values alone.
-Does not: hashes of files (`content.py`).
+Does not: hashes of files (`files/content.py`).
 """
 
 import hashlib

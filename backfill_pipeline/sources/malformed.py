@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from backfill_pipeline.schemas.rejects import RejectCode
-from backfill_pipeline.sources.chunks import Piece
-from backfill_pipeline.sources.csv_records import UNTERMINATED, Records
+from backfill_pipeline.sources.files.chunks import Piece
+from backfill_pipeline.sources.files.csv_records import UNTERMINATED, Records
 
 NOT_AS_STATED: Final = RejectCode.RECORD_MALFORMED
 """The code of a record that does not have the fields that its format states; its reason says what it has."""

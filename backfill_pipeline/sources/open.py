@@ -11,21 +11,21 @@ from pathlib import Path
 from typing import Final
 
 from backfill_pipeline.definition.models import SourceDefinition
-from backfill_pipeline.sources.camt_stream import CamtStream
-from backfill_pipeline.sources.captured_reader import CapturedReader
-from backfill_pipeline.sources.compressed import content_of
-from backfill_pipeline.sources.csv_reader import CsvReader
-from backfill_pipeline.sources.database_stream import DatabaseStream
-from backfill_pipeline.sources.fixed_reader import FixedReader
-from backfill_pipeline.sources.grouped_reader import GroupedReader
+from backfill_pipeline.sources.capture.captured_reader import CapturedReader
+from backfill_pipeline.sources.database.stream import DatabaseStream
+from backfill_pipeline.sources.files.compressed import content_of
+from backfill_pipeline.sources.files.csv_reader import CsvReader
+from backfill_pipeline.sources.files.fixed_reader import FixedReader
+from backfill_pipeline.sources.files.jsonl_reader import JsonLinesReader
+from backfill_pipeline.sources.files.parquet_reader import ParquetReader
+from backfill_pipeline.sources.grouping.grouped_reader import GroupedReader
 from backfill_pipeline.sources.http.stream import ApiStream
-from backfill_pipeline.sources.jsonl_reader import JsonLinesReader
-from backfill_pipeline.sources.mt940_stream import Mt940Stream
-from backfill_pipeline.sources.parquet_reader import ParquetReader
 from backfill_pipeline.sources.protocol import CHUNK_COUNT_MAX, SourceReader
 from backfill_pipeline.sources.record_stream import RecordStream
 from backfill_pipeline.sources.several import RegisteredFiles, SeveralReader
-from backfill_pipeline.sources.xlsx_stream import XlsxStream
+from backfill_pipeline.sources.statements.camt_stream import CamtStream
+from backfill_pipeline.sources.statements.mt940_stream import Mt940Stream
+from backfill_pipeline.sources.workbooks.xlsx_stream import XlsxStream
 
 GROUPED: Final = "grouped"
 """Below the folder of captures: those whose rows were brought together."""

@@ -21,7 +21,7 @@ class SourceChunk:
         row_count: records in it, malformed ones included.
         first_line: 1-based physical line of its first record, in its own file.
         byte_offset: where its first record starts; in the unpacked content of a compressed file. Readers of what is not
-            bytes, or not one file, count in units of their own (`parquet_reader.py`, `several.py`).
+            bytes, or not one file, count in units of their own (`files/parquet_reader.py`, `several.py`).
         byte_length: up to and including the line terminator of its last record, in the same units.
         sha256: of exactly this part, hexadecimal.
     """

@@ -1,8 +1,8 @@
 """Sources that can only be read from beginning to end: workbooks, statements, queries, APIs.
 
 Belongs here: what such a source gives, piece by piece.
-Does not: reading one again in parts, which needs a capture (`captured_reader.py`); how any of them is read (one module
-each).
+Does not: reading one again in parts, which needs a capture (`capture/captured_reader.py`); how any of them is read (one
+package each).
 """
 
 from collections.abc import Iterator, Mapping

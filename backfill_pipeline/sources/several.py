@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 
 from backfill_pipeline.errors import SourceChangedError, SourceFileError
 from backfill_pipeline.schemas.extracted import BYTE_OFFSET, SOURCE_ROW
-from backfill_pipeline.sources.content import open_file
+from backfill_pipeline.sources.files.content import open_file
 from backfill_pipeline.sources.protocol import (
     CHUNK_COUNT_MAX,
     SourceChunk,

@@ -1,7 +1,7 @@
 """Fixed-size records on disk, in files by bucket: for work over a whole source in bounded memory.
 
 Belongs here: appending, reading a bucket, removing.
-Does not: what the records are (`grouped_reader.py`, `mapping/references.py`).
+Does not: what the records are (`grouping/grouped_reader.py`, `mapping/references.py`).
 """
 
 import shutil

@@ -22,7 +22,7 @@ from backfill_pipeline.errors import SourceFileError
 from backfill_pipeline.ledger import inbox
 from backfill_pipeline.ledger.connection import Connection
 from backfill_pipeline.ledger.inbox import Observation
-from backfill_pipeline.sources.content import file_fingerprint
+from backfill_pipeline.sources.files.content import file_fingerprint
 from backfill_pipeline.sources.several import as_text, is_unfinished, present_files
 
 HASH_S: Final = 20.0

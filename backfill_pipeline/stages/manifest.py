@@ -26,7 +26,7 @@ from backfill_pipeline.ledger.registrations import (
 from backfill_pipeline.ledger.source_files import RegisteredFile
 from backfill_pipeline.mapping.accounts import read_accounts
 from backfill_pipeline.mapping.references import OccurrenceIndex
-from backfill_pipeline.sources.captured_reader import prune_captures
+from backfill_pipeline.sources.capture.captured_reader import prune_captures
 from backfill_pipeline.sources.headers import check_header
 from backfill_pipeline.sources.open import open_source
 from backfill_pipeline.sources.protocol import SourceManifest

@@ -19,10 +19,10 @@ from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.mapping.references import OccurrenceIndex, read_occurrences
 from backfill_pipeline.mapping.transform import generated_reference_columns
 from backfill_pipeline.schemas.extracted import RESERVED_NAMES, SOURCE_LINE, SOURCE_ROW, extracted_schema
-from backfill_pipeline.sources.grouped_reader import TRANSACTION_ROWS_MAX, GroupedReader
+from backfill_pipeline.sources.grouping.grouped_reader import TRANSACTION_ROWS_MAX, GroupedReader
+from backfill_pipeline.sources.grouping.transaction_ids import belongs_with_the_one_before, transaction_ids
 from backfill_pipeline.sources.open import open_source
 from backfill_pipeline.sources.protocol import SourceReader
-from backfill_pipeline.sources.transaction_ids import belongs_with_the_one_before, transaction_ids
 
 _SKIPPING_ROWS: Final = 20_000
 """Rows read at once while looking for the line to begin with."""

@@ -19,7 +19,7 @@ from backfill_pipeline.errors import UsageError
 from backfill_pipeline.ledger import replays
 from backfill_pipeline.schemas.rejects import Stage
 from backfill_pipeline.schemas.row_errors import combined
-from backfill_pipeline.sources.transaction_ids import shown_ids, transaction_ids
+from backfill_pipeline.sources.grouping.transaction_ids import shown_ids, transaction_ids
 from backfill_pipeline.stages.reject_export import RepairedFile, latest_cells, source_cells
 from backfill_pipeline.stages.work import SourceWork
 

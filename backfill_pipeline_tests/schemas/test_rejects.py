@@ -11,7 +11,7 @@ from backfill_pipeline.schemas.extracted import to_arrow, to_pandas
 from backfill_pipeline.schemas.frames import REJECTS_SCHEMA
 from backfill_pipeline.schemas.ledger_entry import validate
 from backfill_pipeline.schemas.rejects import build_rejects
-from backfill_pipeline.sources.csv_reader import CsvReader
+from backfill_pipeline.sources.files.csv_reader import CsvReader
 from backfill_pipeline_tests.definition.conftest import YAML
 
 HEADER = b"debit,credit,amount,currency,ref,time\n"

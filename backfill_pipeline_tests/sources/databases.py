@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from backfill_pipeline.definition.database import DatabaseSection
-from backfill_pipeline.sources.database_stream import DatabaseStream
+from backfill_pipeline.sources.database.stream import DatabaseStream
 from backfill_pipeline.sources.record_stream import StreamedRecords
 
 VARIABLE = "LEGACY_DATABASE_URL"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from backfill_pipeline.sources.captured_reader import CapturedReader
+from backfill_pipeline.sources.capture.captured_reader import CapturedReader
 from backfill_pipeline.sources.record_stream import RecordStream
 
 

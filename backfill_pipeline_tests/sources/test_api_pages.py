@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from backfill_pipeline.definition.api import ApiSource
 from backfill_pipeline.errors import SourceFileError, TransientSourceError
-from backfill_pipeline.sources import json_records
+from backfill_pipeline.sources.files import json_records
 from backfill_pipeline.sources.http import pages as pages_module
 from backfill_pipeline.sources.http.client import ApiClient
 from backfill_pipeline.sources.http.pages import ApiPages

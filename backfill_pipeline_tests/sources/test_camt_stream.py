@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from backfill_pipeline.definition.statements import CamtFormat
 from backfill_pipeline.errors import SourceFileError
-from backfill_pipeline.sources import camt_stream
-from backfill_pipeline.sources.camt_entries import COLUMNS
-from backfill_pipeline.sources.camt_stream import CamtStream
-from backfill_pipeline.sources.compressed import content_of
+from backfill_pipeline.sources.files.compressed import content_of
+from backfill_pipeline.sources.statements import camt_stream
+from backfill_pipeline.sources.statements.camt_entries import COLUMNS
+from backfill_pipeline.sources.statements.camt_stream import CamtStream
 from backfill_pipeline_tests.sources.streams import raw_of, read_all
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "data" / "examples" / "camt053" / "statements.xml"

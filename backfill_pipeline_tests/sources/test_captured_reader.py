@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from backfill_pipeline.errors import SourceChangedError, SourceFileError
 from backfill_pipeline.schemas.rejects import RejectCode
-from backfill_pipeline.sources.captured_reader import CapturedReader, prune_captures
-from backfill_pipeline.sources.captures import BATCH_ROWS
-from backfill_pipeline.sources.content import file_fingerprint
+from backfill_pipeline.sources.capture.captured_reader import CapturedReader, prune_captures
+from backfill_pipeline.sources.capture.captures import BATCH_ROWS
+from backfill_pipeline.sources.files.content import file_fingerprint
 from backfill_pipeline.sources.malformed import Problems
 from backfill_pipeline.sources.protocol import SourceManifest
 from backfill_pipeline.sources.record_stream import StreamedRecords

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from backfill_pipeline.definition.formats import CsvDialect
 from backfill_pipeline.errors import SourceFileError
-from backfill_pipeline.sources import compressed
-from backfill_pipeline.sources.compressed import content_of
-from backfill_pipeline.sources.csv_reader import CsvReader
+from backfill_pipeline.sources.files import compressed
+from backfill_pipeline.sources.files.compressed import content_of
+from backfill_pipeline.sources.files.csv_reader import CsvReader
 
 BODY = b"a,b\n" + b"".join(b"%d,x\n" % number for number in range(1000))
 

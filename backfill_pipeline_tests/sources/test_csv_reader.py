@@ -7,8 +7,9 @@ import pytest
 
 from backfill_pipeline.definition.formats import CsvDialect
 from backfill_pipeline.errors import SourceChangedError, SourceFileError
-from backfill_pipeline.sources import csv_records, protocol, records_reader
-from backfill_pipeline.sources.csv_reader import CsvReader
+from backfill_pipeline.sources import protocol
+from backfill_pipeline.sources.files import csv_records, records_reader
+from backfill_pipeline.sources.files.csv_reader import CsvReader
 from backfill_pipeline.sources.headers import listed
 
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from backfill_pipeline.definition.formats import CsvDialect
 from backfill_pipeline.schemas.extracted import RESERVED_NAMES
-from backfill_pipeline.sources import csv_records
-from backfill_pipeline.sources.csv_reader import CsvReader
-from backfill_pipeline.sources.csv_records import RecordScanner
+from backfill_pipeline.sources.files import csv_records
+from backfill_pipeline.sources.files.csv_reader import CsvReader
+from backfill_pipeline.sources.files.csv_records import RecordScanner
 from backfill_pipeline.sources.protocol import SourceManifest
 
 QUICK = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

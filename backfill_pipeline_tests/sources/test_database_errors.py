@@ -12,7 +12,7 @@ import pytest
 from psycopg import sql
 
 from backfill_pipeline.errors import BackfillError, SourceFileError, TransientSourceError
-from backfill_pipeline.sources.database_connect import find_target
+from backfill_pipeline.sources.database.connect import find_target
 from backfill_pipeline_tests.mariadb import PASSWORD, MariaDb
 from backfill_pipeline_tests.postgresql import Server
 from backfill_pipeline_tests.sources.databases import VARIABLE, execute, read, sqlite_file, stream, variable

@@ -12,9 +12,9 @@ import pytest
 from sqlalchemy.engine import Connection
 
 from backfill_pipeline.errors import SourceFileError
-from backfill_pipeline.sources import database_stream
-from backfill_pipeline.sources.database_connect import find_target, snapshot
-from backfill_pipeline.sources.database_stream import Plan, make_plan, page_statement
+from backfill_pipeline.sources.database import stream as database_stream
+from backfill_pipeline.sources.database.connect import find_target, snapshot
+from backfill_pipeline.sources.database.stream import Plan, make_plan, page_statement
 from backfill_pipeline_tests.mariadb import MariaDb
 from backfill_pipeline_tests.postgresql import Server
 from backfill_pipeline_tests.sources.databases import collected, execute, read, sqlite_file, stream, variable

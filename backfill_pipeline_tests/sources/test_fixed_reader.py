@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backfill_pipeline.definition.formats import FixedFormat
-from backfill_pipeline.sources.content import PlainFile
-from backfill_pipeline.sources.fixed_reader import FixedReader
+from backfill_pipeline.sources.files.content import PlainFile
+from backfill_pipeline.sources.files.fixed_reader import FixedReader
 
 QUICK = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 COLUMNS = [{"name": "id", "width": 3}, {"name": "text", "from": 5, "to": 7}]

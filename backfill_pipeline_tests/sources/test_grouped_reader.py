@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from backfill_pipeline.definition.formats import CsvDialect
 from backfill_pipeline.errors import SourceChangedError, SourceFileError
 from backfill_pipeline.schemas.extracted import BYTE_OFFSET, ERROR_CODE, SOURCE_LINE, SOURCE_ROW
-from backfill_pipeline.sources import arranging, runs
-from backfill_pipeline.sources.csv_reader import CsvReader
-from backfill_pipeline.sources.grouped_reader import TRANSACTION_ROWS_MAX, GroupedReader
+from backfill_pipeline.sources.files.csv_reader import CsvReader
+from backfill_pipeline.sources.grouping import arranging, runs
+from backfill_pipeline.sources.grouping.grouped_reader import TRANSACTION_ROWS_MAX, GroupedReader
+from backfill_pipeline.sources.grouping.runs import RunIndex
+from backfill_pipeline.sources.grouping.transaction_ids import transaction_ids
 from backfill_pipeline.sources.protocol import SourceManifest
-from backfill_pipeline.sources.runs import RunIndex
-from backfill_pipeline.sources.transaction_ids import transaction_ids
 
 Row = tuple[str, str]
 
@@ -110,7 +110,7 @@ def test_rows_in_order_are_left_as_they_are(tmp_path: Path, monkeypatch: pytest.
     def never(*_: object) -> None:
         raise AssertionError("arranged")
 
-    monkeypatch.setattr("backfill_pipeline.sources.grouped_reader.arranged", never)
+    monkeypatch.setattr("backfill_pipeline.sources.grouping.grouped_reader.arranged", never)
     rows = [("a", "1"), ("a", "2"), ("", "3"), ("", "4"), ("b", "5")]
     reader = open_(write(tmp_path, rows), tmp_path / "captures")
     manifest = reader.survey(1)

@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backfill_pipeline.errors import SourceDefinitionError
-from backfill_pipeline.sources import json_records, jsonl_reader
-from backfill_pipeline.sources.content import PlainFile
-from backfill_pipeline.sources.jsonl_reader import JsonLinesReader
+from backfill_pipeline.sources.files import json_records, jsonl_reader
+from backfill_pipeline.sources.files.content import PlainFile
+from backfill_pipeline.sources.files.jsonl_reader import JsonLinesReader
 
 COLUMNS = ("a", "b.c")
 QUICK = settings(

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from backfill_pipeline.definition.statements import Mt940Format
 from backfill_pipeline.errors import SourceFileError
-from backfill_pipeline.sources.compressed import content_of
-from backfill_pipeline.sources.mt940_fields import balance_of, description_of, statement_line_of
-from backfill_pipeline.sources.mt940_stream import COLUMNS, Mt940Stream
+from backfill_pipeline.sources.files.compressed import content_of
+from backfill_pipeline.sources.statements.mt940_fields import balance_of, description_of, statement_line_of
+from backfill_pipeline.sources.statements.mt940_stream import COLUMNS, Mt940Stream
 from backfill_pipeline_tests.sources.streams import raw_of, read_all
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "data" / "examples" / "mt940" / "statements.sta"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from backfill_pipeline.definition.formats import ParquetFormat
 from backfill_pipeline.errors import SourceChangedError, SourceFileError
-from backfill_pipeline.sources.parquet_reader import ParquetReader
+from backfill_pipeline.sources.files.parquet_reader import ParquetReader
 from backfill_pipeline.sources.protocol import CHUNK_COUNT_MAX
 
 NOON = datetime.datetime(2024, 1, 1, 12)

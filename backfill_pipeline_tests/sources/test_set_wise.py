@@ -14,14 +14,14 @@ import pytest
 
 from backfill_pipeline.definition.database import DatabaseSection
 from backfill_pipeline.definition.formats import CsvDialect, FixedFormat, ParquetFormat
-from backfill_pipeline.sources.captured_reader import CapturedReader
-from backfill_pipeline.sources.compressed import content_of
-from backfill_pipeline.sources.content import PlainFile
-from backfill_pipeline.sources.csv_reader import CsvReader
-from backfill_pipeline.sources.database_stream import DatabaseStream
-from backfill_pipeline.sources.fixed_reader import FixedReader
-from backfill_pipeline.sources.jsonl_reader import JsonLinesReader
-from backfill_pipeline.sources.parquet_reader import ParquetReader
+from backfill_pipeline.sources.capture.captured_reader import CapturedReader
+from backfill_pipeline.sources.database.stream import DatabaseStream
+from backfill_pipeline.sources.files.compressed import content_of
+from backfill_pipeline.sources.files.content import PlainFile
+from backfill_pipeline.sources.files.csv_reader import CsvReader
+from backfill_pipeline.sources.files.fixed_reader import FixedReader
+from backfill_pipeline.sources.files.jsonl_reader import JsonLinesReader
+from backfill_pipeline.sources.files.parquet_reader import ParquetReader
 from backfill_pipeline.sources.protocol import SourceReader
 from backfill_pipeline.sources.several import SeveralReader
 from backfill_pipeline_tests.stages.test_set_wise import lines_executed

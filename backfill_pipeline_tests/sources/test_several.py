@@ -8,7 +8,7 @@ import pytest
 from backfill_pipeline.definition.formats import CsvDialect
 from backfill_pipeline.errors import SourceChangedError, SourceFileError
 from backfill_pipeline.sources import several
-from backfill_pipeline.sources.csv_reader import CsvReader
+from backfill_pipeline.sources.files.csv_reader import CsvReader
 from backfill_pipeline.sources.protocol import CHUNK_COUNT_MAX, SourceReader
 from backfill_pipeline.sources.several import SeveralReader
 

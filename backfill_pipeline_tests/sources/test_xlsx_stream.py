@@ -21,10 +21,10 @@ from openpyxl.worksheet.worksheet import Worksheet
 
 from backfill_pipeline.definition.formats import XlsxFormat
 from backfill_pipeline.errors import SourceFileError
-from backfill_pipeline.sources import workbook
-from backfill_pipeline.sources.captured_reader import CapturedReader
-from backfill_pipeline.sources.xlsx_cells import column_letters, column_number, plain_number
-from backfill_pipeline.sources.xlsx_stream import XlsxStream
+from backfill_pipeline.sources.capture.captured_reader import CapturedReader
+from backfill_pipeline.sources.workbooks import workbook
+from backfill_pipeline.sources.workbooks.xlsx_cells import column_letters, column_number, plain_number
+from backfill_pipeline.sources.workbooks.xlsx_stream import XlsxStream
 
 RELATIONS = "http://schemas.openxmlformats.org/package/2006/relationships"
 OFFICE = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
@@ -467,7 +467,7 @@ PEAK = """
 import resource, sys
 from pathlib import Path
 from backfill_pipeline.definition.formats import XlsxFormat
-from backfill_pipeline.sources.xlsx_stream import XlsxStream
+from backfill_pipeline.sources.workbooks.xlsx_stream import XlsxStream
 stream = XlsxStream(Path(sys.argv[1]), XlsxFormat(float_decimals={"amount": 2}), ["amount"])
 assert sum(piece.fields.num_rows for piece in stream.records()) == int(sys.argv[2])
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

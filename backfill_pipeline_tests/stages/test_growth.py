@@ -15,7 +15,7 @@ from backfill_pipeline.ledger import checkpoints, registrations
 from backfill_pipeline.ledger.connection import connect
 from backfill_pipeline.ledger.registrations import Registration
 from backfill_pipeline.sources import several
-from backfill_pipeline.sources.csv_reader import CsvReader
+from backfill_pipeline.sources.files.csv_reader import CsvReader
 from backfill_pipeline.stages.manifest import register_source
 from backfill_pipeline.stages.prepare import PartitionFrames
 from backfill_pipeline.stages.work import open_work

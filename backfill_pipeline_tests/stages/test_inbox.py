@@ -14,7 +14,7 @@ from backfill_pipeline.definition.load import load_definition
 from backfill_pipeline.errors import SourceChangedError, SourceFileError
 from backfill_pipeline.ledger import inbox as ledger_inbox
 from backfill_pipeline.ledger.connection import connect
-from backfill_pipeline.sources import content
+from backfill_pipeline.sources.files import content
 from backfill_pipeline.stages import inbox_files
 from backfill_pipeline.stages.inbox import PATIENCE, SourceInbox, Step, examine
 from backfill_pipeline.stages.inbox_files import is_in_inbox, look, strangers

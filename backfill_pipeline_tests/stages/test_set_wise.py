@@ -15,7 +15,7 @@ from types import FrameType
 import pytest
 
 import backfill_pipeline
-from backfill_pipeline.sources.csv_records import RecordScanner
+from backfill_pipeline.sources.files.csv_records import RecordScanner
 from backfill_pipeline_tests.stages.world import World, entries, entry
 
 _OURS = str(Path(backfill_pipeline.__file__).parent)

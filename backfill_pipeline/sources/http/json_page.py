@@ -1,7 +1,7 @@
 """One answer in JSON: the records that it holds, as the text they are written in, and single values beside them.
 
 Belongs here: finding the list of records and single values by dotted paths, cutting the list, or lines, into records.
-Does not: from records to columns (`sources/json_records.py`), what the single values mean (`pagination.py`).
+Does not: from records to columns (`sources/files/json_records.py`), what the single values mean (`pagination.py`).
 
 The answer is read once, from beginning to end, and all of it must be JSON: a body that was cut short is not taken for
 a short page. Numbers stay text.
@@ -18,9 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from backfill_pipeline.sources.files.json_records import no_constant
+from backfill_pipeline.sources.files.json_tokens import Positions, element_starts
 from backfill_pipeline.sources.http.failures import AnswerError, BrokenAnswerError
-from backfill_pipeline.sources.json_records import no_constant
-from backfill_pipeline.sources.json_tokens import Positions, element_starts
 
 _DECODER: Final = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=no_constant)
 _SPACE: Final = re.compile(r"[ \t\r\n]*")

@@ -19,13 +19,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from backfill_pipeline.definition.api import ApiSource
+from backfill_pipeline.sources.files.json_records import JsonTexts, JsonTree
 from backfill_pipeline.sources.http.client import ApiClient
 from backfill_pipeline.sources.http.failures import AnswerError
 from backfill_pipeline.sources.http.json_page import JsonPage, JsonRecords, LinesPage
 from backfill_pipeline.sources.http.pagination import Seen, Step, pager_of, paths_read
 from backfill_pipeline.sources.http.repeats import Repeats
 from backfill_pipeline.sources.http.transport import Answer
-from backfill_pipeline.sources.json_records import JsonTexts, JsonTree
 from backfill_pipeline.sources.malformed import Problems, spread
 
 WINDOW_BYTES: Final = 2 << 20

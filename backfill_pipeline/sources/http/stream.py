@@ -1,7 +1,7 @@
 """An API as a stream of records: every question that its definition asks, every page of every answer.
 
 Belongs here: the `RecordStream` of an API.
-Does not: pages (`pages.py`), keeping what was read (`sources/captured_reader.py`).
+Does not: pages (`pages.py`), keeping what was read (`sources/capture/captured_reader.py`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 
 from backfill_pipeline.definition.api import ApiSource
+from backfill_pipeline.sources.files.json_records import JsonTree
 from backfill_pipeline.sources.http.client import ApiClient
 from backfill_pipeline.sources.http.json_page import JsonRecords
 from backfill_pipeline.sources.http.pages import ApiPages, columns_of
 from backfill_pipeline.sources.http.windows import questions
-from backfill_pipeline.sources.json_records import JsonTree
 from backfill_pipeline.sources.malformed import Problems
 from backfill_pipeline.sources.record_stream import StreamedRecords
 

@@ -17,8 +17,8 @@ from typing import Final
 import pyarrow as pa
 
 from backfill_pipeline.errors import SourceChangedError, SourceFileError
-from backfill_pipeline.sources.captured_chunks import as_extracted, cut_chunks, registered_rows
-from backfill_pipeline.sources.captures import (
+from backfill_pipeline.sources.capture.captured_chunks import as_extracted, cut_chunks, registered_rows
+from backfill_pipeline.sources.capture.captures import (
     BATCH_ROWS,
     Capture,
     CaptureSummary,

@@ -1,7 +1,7 @@
 """The columns of a table or a query: how each is asked for, so that its values come as exact text.
 
 Belongs here: which columns there are, what each dialect calls their types, and what a key's value is compared as.
-Does not: what the values become (`database_text.py`), reading rows (`database_stream.py`).
+Does not: what the values become (`text.py`), reading rows (`stream.py`).
 
 PostgreSQL writes every type as text itself, exactly, under the session's settings. So does MySQL, whose driver is told
 to leave values alone. SQLite has types per value, so its values come as Python has them.
@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from backfill_pipeline.definition.database import DatabaseSection
-from backfill_pipeline.sources.database_connect import Backend
+from backfill_pipeline.sources.database.connect import Backend
 
 Kind = Literal["text", "time", "time_utc", "float", "float32", "dynamic"]
 """What a value that arrives stands for. `dynamic`: whatever type each value has."""

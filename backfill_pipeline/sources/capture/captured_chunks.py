@@ -1,7 +1,7 @@
 """Chunks of a capture: cutting it, and reading one as it was registered.
 
 Belongs here: what the readers that keep captures have in common.
-Does not: making captures (`captures.py`), whose they are (`captured_reader.py`, `grouped_reader.py`).
+Does not: making captures (`captures.py`), whose they are (`captured_reader.py`, `grouping/grouped_reader.py`).
 
 In such a chunk, `byte_offset` and `byte_length` count records of the capture.
 """
@@ -13,9 +13,9 @@ import pyarrow as pa
 
 from backfill_pipeline.errors import SourceFileError
 from backfill_pipeline.schemas.extracted import SOURCE_LINE
-from backfill_pipeline.sources.captures import RAW, Capture, CaptureSummary, text_of
-from backfill_pipeline.sources.chunks import CHUNK_BYTES_MAX
+from backfill_pipeline.sources.capture.captures import RAW, Capture, CaptureSummary, text_of
 from backfill_pipeline.sources.digests import table_sha256
+from backfill_pipeline.sources.files.chunks import CHUNK_BYTES_MAX
 from backfill_pipeline.sources.protocol import SourceChunk
 
 

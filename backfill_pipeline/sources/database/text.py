@@ -1,7 +1,7 @@
 """Values of a database as exact text, whole columns at a time.
 
 Belongs here: what arrives from a driver, as Arrow strings, and which rows hold values that cannot be text.
-Does not: how columns are asked for (`database_columns.py`), which rows are read (`database_stream.py`).
+Does not: how columns are asked for (`columns.py`), which rows are read (`stream.py`).
 """
 
 import json
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from backfill_pipeline.schemas.rejects import RejectCode
 from backfill_pipeline.sources.column_text import as_text
-from backfill_pipeline.sources.database_columns import Kind
+from backfill_pipeline.sources.database.columns import Kind
 from backfill_pipeline.sources.malformed import NOT_AS_STATED, Problems
 
 _Mark = tuple[RejectCode, str]

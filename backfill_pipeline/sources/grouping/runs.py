@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pandas.util import hash_array
 
+from backfill_pipeline.sources.grouping.transaction_ids import belongs_with_the_one_before
 from backfill_pipeline.sources.spills import Spill, split
-from backfill_pipeline.sources.transaction_ids import belongs_with_the_one_before
 
 RANGE_ROWS: Final = 1 << 22
 """Rows whose moves are in memory at once."""

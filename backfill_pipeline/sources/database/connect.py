@@ -1,7 +1,7 @@
 """Connections to databases that are read as sources: which database, and one snapshot of it that nothing can write to.
 
 Belongs here: URLs, their drivers, session settings, read-only snapshots, and the place that messages name.
-Does not: what errors mean (`database_errors.py`), what is read (`database_stream.py`).
+Does not: what errors mean (`errors.py`), what is read (`stream.py`).
 
 No message holds a URL, a user or a password: the place is put together from host, port and database alone.
 """
@@ -27,8 +27,8 @@ from sqlalchemy.pool import NullPool
 
 from backfill_pipeline.definition.database import DatabaseSection
 from backfill_pipeline.errors import SourceFileError
-from backfill_pipeline.sources.content import open_file
-from backfill_pipeline.sources.database_errors import database_errors, scrubbed
+from backfill_pipeline.sources.database.errors import database_errors, scrubbed
+from backfill_pipeline.sources.files.content import open_file
 
 Backend = Literal["postgresql", "mysql", "sqlite"]
 

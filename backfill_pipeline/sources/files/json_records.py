@@ -22,7 +22,7 @@ import pyarrow.json as arrow_json
 
 from backfill_pipeline.errors import SourceDefinitionError
 from backfill_pipeline.schemas.rejects import RejectCode
-from backfill_pipeline.sources.json_tokens import Positions, quote_values
+from backfill_pipeline.sources.files.json_tokens import Positions, quote_values
 from backfill_pipeline.sources.malformed import NOT_AS_STATED, Problems
 
 FEW_LINES: Final = 8

@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Final
 
 from backfill_pipeline.schemas.rejects import RejectCode
-from backfill_pipeline.sources.statement_control import EXACT, Balance
+from backfill_pipeline.sources.statements.statement_control import EXACT, Balance
 
 COLUMNS: Final = (
     *("account", "account_currency", "statement_id", "statement_number"),

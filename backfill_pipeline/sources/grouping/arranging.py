@@ -19,9 +19,9 @@ import pyarrow as pa
 from pyarrow import ipc
 
 from backfill_pipeline.errors import SourceFileError
-from backfill_pipeline.sources.captures import BATCH_ROWS, RAW, Capture, CaptureSummary
-from backfill_pipeline.sources.content import os_reason
-from backfill_pipeline.sources.runs import RANGE_ROWS, RunIndex
+from backfill_pipeline.sources.capture.captures import BATCH_ROWS, RAW, Capture, CaptureSummary
+from backfill_pipeline.sources.files.content import os_reason
+from backfill_pipeline.sources.grouping.runs import RANGE_ROWS, RunIndex
 
 SORTED_ROWS: Final = 1 << 18
 """Rows that are put in order at once."""

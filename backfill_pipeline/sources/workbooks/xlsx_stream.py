@@ -1,7 +1,7 @@
 """Excel workbooks: one table of one sheet as records.
 
 Belongs here: which sheet, which rows and columns; what is wrong with a row.
-Does not: the archive (`workbook.py`), cells (`xlsx_cells.py`), chunks (`captured_reader.py`).
+Does not: the archive (`workbook.py`), cells (`xlsx_cells.py`), chunks (`capture/captured_reader.py`).
 
 A record's line is the number of its row in the sheet.
 """
@@ -19,13 +19,19 @@ import pyarrow as pa
 from backfill_pipeline.definition.formats import XlsxFormat
 from backfill_pipeline.errors import SourceFileError
 from backfill_pipeline.schemas.rejects import RejectCode
-from backfill_pipeline.sources.content import file_fingerprint
-from backfill_pipeline.sources.csv_records import RECORD_BYTES_MAX
+from backfill_pipeline.sources.files.content import file_fingerprint
+from backfill_pipeline.sources.files.csv_records import RECORD_BYTES_MAX
 from backfill_pipeline.sources.headers import listed, named_columns
 from backfill_pipeline.sources.malformed import Problems
 from backfill_pipeline.sources.record_stream import StreamedRecords
-from backfill_pipeline.sources.workbook import Workbook, opened_workbook
-from backfill_pipeline.sources.xlsx_cells import Cell, NoValueError, SheetRows, column_letters, text_of
+from backfill_pipeline.sources.workbooks.workbook import Workbook, opened_workbook
+from backfill_pipeline.sources.workbooks.xlsx_cells import (
+    Cell,
+    NoValueError,
+    SheetRows,
+    column_letters,
+    text_of,
+)
 from backfill_pipeline.sources.xml_reading import read_xml
 
 _PIECE_ROWS: Final = 8192

@@ -17,11 +17,17 @@ import pyarrow as pa
 
 from backfill_pipeline.definition.statements import CamtFormat
 from backfill_pipeline.errors import SourceFileError
-from backfill_pipeline.sources.camt_entries import COLUMNS, CamtRecord, Node, balance_of, records_of
-from backfill_pipeline.sources.content import Content, Fingerprint
+from backfill_pipeline.sources.files.content import Content, Fingerprint
 from backfill_pipeline.sources.malformed import Problems
 from backfill_pipeline.sources.record_stream import StreamedRecords
-from backfill_pipeline.sources.statement_control import Statement, Verdict, judge
+from backfill_pipeline.sources.statements.camt_entries import (
+    COLUMNS,
+    CamtRecord,
+    Node,
+    balance_of,
+    records_of,
+)
+from backfill_pipeline.sources.statements.statement_control import Statement, Verdict, judge
 from backfill_pipeline.sources.xml_reading import read_xml
 
 MESSAGES: Final = {

@@ -17,9 +17,10 @@ import pyarrow as pa
 from backfill_pipeline.definition.statements import Mt940Format
 from backfill_pipeline.errors import SourceFileError
 from backfill_pipeline.schemas.rejects import RejectCode
-from backfill_pipeline.sources.content import Content, Fingerprint
+from backfill_pipeline.sources.files.content import Content, Fingerprint
 from backfill_pipeline.sources.malformed import Problems
-from backfill_pipeline.sources.mt940_fields import (
+from backfill_pipeline.sources.record_stream import StreamedRecords
+from backfill_pipeline.sources.statements.mt940_fields import (
     Field,
     StatementLine,
     balance_of,
@@ -27,8 +28,7 @@ from backfill_pipeline.sources.mt940_fields import (
     fields_of,
     statement_line_of,
 )
-from backfill_pipeline.sources.record_stream import StreamedRecords
-from backfill_pipeline.sources.statement_control import Balance, Statement, Verdict, judge
+from backfill_pipeline.sources.statements.statement_control import Balance, Statement, Verdict, judge
 
 COLUMNS: Final = (
     *("account", "statement_reference", "statement_number", "sequence_number", "currency"),

@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from backfill_pipeline.sources.csv_records import Records, concat_records
+from backfill_pipeline.sources.files.csv_records import Records, concat_records
 from backfill_pipeline.sources.protocol import CHUNK_COUNT_MAX
 
 CHUNK_BYTES_MAX: Final = 128 << 20

@@ -1,7 +1,7 @@
 """The rows of a database, from the first to the last, as one snapshot has them.
 
 Belongs here: the pages in which rows are read, and the proof that they are all rows, each once.
-Does not: connections (`database_connect.py`), columns (`database_columns.py`), values (`database_text.py`).
+Does not: connections (`connect.py`), columns (`columns.py`), values (`text.py`).
 
 A page begins behind the last key of the one before it, which an index finds however many rows there are. That loses
 rows when two share a key, or when a key is null. So nothing is taken from the definition's word: rows are counted in
@@ -24,9 +24,9 @@ from sqlalchemy.engine import Connection
 from backfill_pipeline.definition.database import DatabaseSection
 from backfill_pipeline.errors import SourceFileError
 from backfill_pipeline.schemas.extracted import RESERVED_NAMES
-from backfill_pipeline.sources.database_columns import Column, columns_of
-from backfill_pipeline.sources.database_connect import Backend, Target, find_target, lenient_text, snapshot
-from backfill_pipeline.sources.database_text import FloatFoundError, Wanted, raw_of_row, text_of_column
+from backfill_pipeline.sources.database.columns import Column, columns_of
+from backfill_pipeline.sources.database.connect import Backend, Target, find_target, lenient_text, snapshot
+from backfill_pipeline.sources.database.text import FloatFoundError, Wanted, raw_of_row, text_of_column
 from backfill_pipeline.sources.malformed import Problems
 from backfill_pipeline.sources.record_stream import StreamedRecords
 

@@ -22,8 +22,8 @@ from typing import IO, Final
 from openpyxl.styles.numbers import BUILTIN_FORMATS, STRIP_RE, is_date_format, is_timedelta_format
 
 from backfill_pipeline.errors import SourceFileError
-from backfill_pipeline.sources.compressed import ALWAYS_BYTES, RATIO_MAX
-from backfill_pipeline.sources.content import open_file, os_reason
+from backfill_pipeline.sources.files.compressed import ALWAYS_BYTES, RATIO_MAX
+from backfill_pipeline.sources.files.content import open_file, os_reason
 from backfill_pipeline.sources.xml_reading import read_xml
 
 TEXT_BYTES_MAX: Final = 256 << 20

@@ -25,7 +25,7 @@ from typing import IO, Final
 import pyarrow as pa
 
 from backfill_pipeline.errors import SourceFileError
-from backfill_pipeline.sources.content import (
+from backfill_pipeline.sources.files.content import (
     Content,
     Fingerprint,
     PlainFile,

@@ -14,7 +14,7 @@ from decimal import Context, Decimal, InvalidOperation
 from typing import Final
 
 from backfill_pipeline.errors import SourceFileError
-from backfill_pipeline.sources.workbook import DateFormat, Workbook, plain_text
+from backfill_pipeline.sources.workbooks.workbook import DateFormat, Workbook, plain_text
 
 COLUMNS_MAX: Final = 16_384
 ROWS_MAX: Final = 1_048_576

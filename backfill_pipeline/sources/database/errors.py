@@ -1,7 +1,7 @@
 """What errors of databases mean to somebody who reads one as a source.
 
 Belongs here: which errors may pass when tried again, and one sentence for each of the others.
-Does not: connecting (`database_connect.py`), trying again (the stages).
+Does not: connecting (`connect.py`), trying again (the stages).
 
 Drivers put URLs, statements and values into their errors. Only the server's own first line is shown, without secrets,
 and where an error has a sentence of ours, not even that.

@@ -13,12 +13,12 @@ import pyarrow.compute as pc
 
 from backfill_pipeline.definition.encodings import is_utf8
 from backfill_pipeline.definition.formats import FixedFormat
-from backfill_pipeline.sources.chunks import Piece
-from backfill_pipeline.sources.content import Content
-from backfill_pipeline.sources.csv_records import RecordScanner
+from backfill_pipeline.sources.files.chunks import Piece
+from backfill_pipeline.sources.files.content import Content
+from backfill_pipeline.sources.files.csv_records import RecordScanner
+from backfill_pipeline.sources.files.records_reader import BLOCK_BYTES, RecordsReader, joined
 from backfill_pipeline.sources.malformed import NOT_AS_STATED, Problems, spread
 from backfill_pipeline.sources.protocol import CHUNK_COUNT_MAX
-from backfill_pipeline.sources.records_reader import BLOCK_BYTES, RecordsReader, joined
 
 
 class FixedReader(RecordsReader):

@@ -34,8 +34,8 @@ from backfill_pipeline.schemas.extracted import (
     SOURCE_ROW,
     extracted_schema,
 )
-from backfill_pipeline.sources.content import os_reason
 from backfill_pipeline.sources.digests import digest_table
+from backfill_pipeline.sources.files.content import os_reason
 from backfill_pipeline.sources.headers import listed
 from backfill_pipeline.sources.record_stream import StreamedRecords
 

@@ -20,20 +20,20 @@ from backfill_pipeline.definition.encodings import is_utf8
 from backfill_pipeline.definition.formats import CsvDialect
 from backfill_pipeline.errors import SourceFileError
 from backfill_pipeline.schemas.rejects import RejectCode
-from backfill_pipeline.sources.chunks import Piece
-from backfill_pipeline.sources.compressed import content_of
-from backfill_pipeline.sources.content import Content
-from backfill_pipeline.sources.csv_records import (
+from backfill_pipeline.sources.files.chunks import Piece
+from backfill_pipeline.sources.files.compressed import content_of
+from backfill_pipeline.sources.files.content import Content
+from backfill_pipeline.sources.files.csv_records import (
     UNTERMINATED,
     WELL_FORMED,
     Records,
     RecordScanner,
     escaping,
 )
+from backfill_pipeline.sources.files.records_reader import BLOCK_BYTES, UTF8_BOM, RecordsReader, joined
 from backfill_pipeline.sources.headers import named_columns
 from backfill_pipeline.sources.malformed import Problems, spread
 from backfill_pipeline.sources.protocol import CHUNK_COUNT_MAX
-from backfill_pipeline.sources.records_reader import BLOCK_BYTES, UTF8_BOM, RecordsReader, joined
 
 _IS_LETTER_OR_DIGIT: Final = np.array([chr(byte).isalnum() and byte < 128 for byte in range(256)])
 

@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from backfill_pipeline.sources.chunks import Piece
-from backfill_pipeline.sources.content import Content
-from backfill_pipeline.sources.csv_records import RecordScanner
-from backfill_pipeline.sources.json_records import JsonTexts, JsonTree
-from backfill_pipeline.sources.json_tokens import Positions
+from backfill_pipeline.sources.files.chunks import Piece
+from backfill_pipeline.sources.files.content import Content
+from backfill_pipeline.sources.files.csv_records import RecordScanner
+from backfill_pipeline.sources.files.json_records import JsonTexts, JsonTree
+from backfill_pipeline.sources.files.json_tokens import Positions
+from backfill_pipeline.sources.files.records_reader import BLOCK_BYTES, RecordsReader, joined
 from backfill_pipeline.sources.malformed import Problems, spread
 from backfill_pipeline.sources.protocol import CHUNK_COUNT_MAX
-from backfill_pipeline.sources.records_reader import BLOCK_BYTES, RecordsReader, joined
 
 WINDOW_BYTES: Final = 2 << 20
 """Parsed at once; what is known of every byte takes some ten times as much."""

@@ -22,10 +22,10 @@ from backfill_pipeline.definition.formats import ParquetFormat
 from backfill_pipeline.errors import SourceChangedError, SourceFileError
 from backfill_pipeline.schemas.extracted import extracted_schema
 from backfill_pipeline.schemas.rejects import RejectCode
-from backfill_pipeline.sources.chunks import CHUNK_BYTES_MAX
 from backfill_pipeline.sources.column_text import as_text, can_be_text, is_text
-from backfill_pipeline.sources.content import file_fingerprint, open_file, os_reason
 from backfill_pipeline.sources.digests import table_sha256
+from backfill_pipeline.sources.files.chunks import CHUNK_BYTES_MAX
+from backfill_pipeline.sources.files.content import file_fingerprint, open_file, os_reason
 from backfill_pipeline.sources.headers import named_columns
 from backfill_pipeline.sources.malformed import Problems
 from backfill_pipeline.sources.protocol import CHUNK_COUNT_MAX, SourceChunk, SourceManifest

@@ -14,8 +14,8 @@ from decimal import Decimal
 from typing import Final
 
 from backfill_pipeline.schemas.rejects import RejectCode
-from backfill_pipeline.sources.csv_records import RECORD_BYTES_MAX
-from backfill_pipeline.sources.statement_control import Balance
+from backfill_pipeline.sources.files.csv_records import RECORD_BYTES_MAX
+from backfill_pipeline.sources.statements.statement_control import Balance
 
 _TAG: Final = re.compile(r":([0-9]{2}[A-Z]?|NS):")
 _ENVELOPE: Final = re.compile(r"\{[0-9A-Z]:")

@@ -16,9 +16,9 @@ import pyarrow as pa
 from backfill_pipeline.definition.encodings import is_utf8
 from backfill_pipeline.errors import SourceChangedError, SourceFileError
 from backfill_pipeline.schemas.extracted import extracted_schema
-from backfill_pipeline.sources.chunks import ChunkCutter, Piece, bytes_per_chunk, rows_per_chunk
-from backfill_pipeline.sources.content import Content, Fingerprint
-from backfill_pipeline.sources.csv_records import (
+from backfill_pipeline.sources.files.chunks import ChunkCutter, Piece, bytes_per_chunk, rows_per_chunk
+from backfill_pipeline.sources.files.content import Content, Fingerprint
+from backfill_pipeline.sources.files.csv_records import (
     LINE_BYTES_MAX,
     RECORD_BYTES_MAX,
     LineTooLongError,

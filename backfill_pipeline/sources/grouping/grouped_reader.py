@@ -24,13 +24,13 @@ from typing import Final
 import pyarrow as pa
 
 from backfill_pipeline.errors import SourceChangedError, SourceFileError
-from backfill_pipeline.sources.arranging import arranged
-from backfill_pipeline.sources.captured_chunks import as_extracted, cut_chunks, registered_rows
-from backfill_pipeline.sources.captures import RAW, Capture, CaptureSummary, CaptureWriter
+from backfill_pipeline.sources.capture.captured_chunks import as_extracted, cut_chunks, registered_rows
+from backfill_pipeline.sources.capture.captures import RAW, Capture, CaptureSummary, CaptureWriter
+from backfill_pipeline.sources.grouping.arranging import arranged
+from backfill_pipeline.sources.grouping.runs import RunIndex
+from backfill_pipeline.sources.grouping.transaction_ids import shown_ids, transaction_ids
 from backfill_pipeline.sources.headers import listed
 from backfill_pipeline.sources.protocol import CHUNK_COUNT_MAX, SourceChunk, SourceManifest, SourceReader
-from backfill_pipeline.sources.runs import RunIndex
-from backfill_pipeline.sources.transaction_ids import shown_ids, transaction_ids
 
 TRANSACTION_ROWS_MAX: Final = 1_000_000
 """Rows of one transaction, all of which are in memory at once."""

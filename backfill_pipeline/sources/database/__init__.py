@@ -1,0 +1,1 @@
+"""Databases: one snapshot, read in pages by key."""

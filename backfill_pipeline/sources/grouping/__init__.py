@@ -1,0 +1,1 @@
+"""Sources whose rows belong together: rows of a transaction side by side, never parted."""

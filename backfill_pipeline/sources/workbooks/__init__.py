@@ -1,0 +1,1 @@
+"""Excel workbooks: the sheet as a stream of rows."""
