@@ -181,5 +181,6 @@ def load_settings() -> Settings:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         variable = str(first["loc"][0]) if first["loc"] else "the environment"
-        reason = first["msg"].removeprefix("Value error, ")
+        # Our own reasons continue the sentence. Pydantic's ("Input should be a valid integer") do not.
+        reason = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
         raise SettingsError(f"The environment variable {variable} {reason}.") from None

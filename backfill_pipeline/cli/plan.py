@@ -35,7 +35,7 @@ _TEXT_SHOWN = 120
 
 def plan_source(name: str, *, as_json: bool, accept_changed: bool) -> ExitCode:
     """Plans a source and says what a run would do."""
-    definition = named_source(name)
+    definition = named_source(name, register=False)
     # With a handler there, what psycopg remarks about a session that is interrupted does not reach standard error.
     logging.getLogger().addHandler(logging.NullHandler())
     with (

@@ -30,6 +30,7 @@ def profile_export(file: Path, out: Path | None, *, as_json: bool) -> ExitCode:
     from backfill_pipeline.profiling.draft import draft
     from backfill_pipeline.profiling.profile import profile_file
 
+    _check_is_export(file)
     found = profile_file(file)
     text = draft(found, Path() if out is None else out.parent)
     if out is not None:
@@ -51,12 +52,34 @@ def profile_export(file: Path, out: Path | None, *, as_json: bool) -> ExitCode:
     else:
         open_decisions = check_file(out).problems
         then = (
-            f"it does not load before {len(open_decisions)} decisions are made: backfill sources check {out}"
+            f"it does not load before {_decisions(len(open_decisions))} made: backfill sources check {out}"
             if open_decisions
             else f"now: backfill sources preview {out}"
         )
         remarks.print(f"draft written to {out}; {then}", markup=False)
     return ExitCode.CLEAN
+
+
+def _check_is_export(file: Path) -> None:
+    """Says about the argument what the readers would say about a source definition.
+
+    Raises:
+        UsageError: there is no file, or it is a source definition.
+    """
+    from backfill_pipeline.definition.catalogue import SUFFIXES
+
+    if file.is_dir():
+        raise UsageError(f"{file} is a directory: name one file of it")
+    if not file.exists():
+        raise UsageError(f"{file}: there is no such file")
+    if file.suffix in SUFFIXES:
+        raise UsageError(
+            f"{file} is a source definition by its name: use backfill sources check, or name the export"
+        )
+
+
+def _decisions(count: int) -> str:
+    return "1 decision is" if count == 1 else f"{count} decisions are"
 
 
 def _plain(found: FileProfile) -> dict[str, object]:

@@ -84,5 +84,8 @@ def _watch(
             while not finished:
                 finished = done.wait(_POLL_S)
                 progress.update(task, completed=min(rows, processed_rows(connection, source_id) - before))
+            # Everything was posted before: a bar left at nothing would look like a run that did not get on.
+            if not progress.tasks[0].completed:
+                progress.update(task, visible=False)
     except BackfillError:
         return

@@ -84,7 +84,8 @@ def export_rejects(name: str, out: Path | None) -> None:
         write_export(file, registration, states, cells)
     if out is not None:
         before = f", {repaired:,} were repaired before" if repaired else ""
-        remarks.print(f"{states.num_rows:,} rejects written to {out}{before}")
+        many = "reject" if states.num_rows == 1 else "rejects"
+        remarks.print(f"{states.num_rows:,} {many} written to {out}{before}")
 
 
 def _cells(session: Session, definition: SourceDefinition, states: pa.Table) -> pa.Table:

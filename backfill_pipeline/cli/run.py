@@ -19,7 +19,7 @@ from backfill_pipeline.cli.progress import posting_progress
 from backfill_pipeline.cli.session import Session, dagster_instance, named_source, open_session
 from backfill_pipeline.cli.stated import coloured
 from backfill_pipeline.errors import UsageError
-from backfill_pipeline.ledger import reconciliation, status
+from backfill_pipeline.ledger import reconciliation, registrations, status
 from backfill_pipeline.ledger.registrations import Registration
 
 if TYPE_CHECKING:
@@ -82,17 +82,22 @@ def run_source(name: str, partitions: str | None, *, as_json: bool, accept_chang
     """Registers a source and takes the wanted partitions through everything."""
     started = time.monotonic()
     definition = named_source(name)
-    with open_session(meanwhile=_HEAVY) as session, _launcher(session, definition) as (defs, instance):
-        from backfill_pipeline.orchestration.launch import launch_manifest
+    with open_session(meanwhile=_HEAVY) as session:
+        from backfill_pipeline.stages.manifest import check_can_be_asked
 
-        manifest = launch_manifest(defs, instance, definition.id, accept_changed=accept_changed)
-        if not manifest.success:
-            return _print_result(_failed_result(definition.id, manifest, started), as_json=as_json)
-        registration = session.registration(definition.id)
-        keys = choose_partitions([partition.key for partition in registration.partitions], partitions)
-        result = _launch(
-            session, defs, instance, registration, [keys], started, before=manifest, quiet=as_json
-        )
+        current = registrations.load(session.connection, definition.id)
+        check_can_be_asked(definition, current, accept_changed=accept_changed)
+        with _launcher(session, definition) as (defs, instance):
+            from backfill_pipeline.orchestration.launch import launch_manifest
+
+            manifest = launch_manifest(defs, instance, definition.id, accept_changed=accept_changed)
+            if not manifest.success:
+                return _print_result(_failed_result(definition.id, manifest, started), as_json=as_json)
+            registration = session.registration(definition.id)
+            keys = choose_partitions([partition.key for partition in registration.partitions], partitions)
+            result = _launch(
+                session, defs, instance, registration, [keys], started, before=manifest, quiet=as_json
+            )
     return _print_result(result, as_json=as_json)
 
 

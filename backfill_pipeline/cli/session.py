@@ -78,13 +78,18 @@ def open_session(*, migrated: bool = True, meanwhile: Sequence[str] = ()) -> Ite
         yield Session(settings, endpoint, connection)
 
 
-def named_source(name: str) -> SourceDefinition:
-    """The source of this id, or of the file at this path: found before any server is started for it."""
+def named_source(name: str, *, register: bool = True) -> SourceDefinition:
+    """The source of this id, or of the file at this path: found before any server is started for it.
+
+    Args:
+        name: the id or path.
+        register: a file given by its path is linked into the home, and is what its id means from then on.
+    """
     from backfill_pipeline.definition.catalogue import resolve_source
 
     settings = load_settings()
     settings.prepare_home()
-    return resolve_source(name, settings.sources_dir, settings.registered_sources_dir)
+    return resolve_source(name, settings.sources_dir, settings.registered_sources_dir, register=register)
 
 
 @contextmanager

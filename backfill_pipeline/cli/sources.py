@@ -16,7 +16,7 @@ from rich.text import Text
 
 from backfill_pipeline.cli.exit_codes import ExitCode
 from backfill_pipeline.cli.output import console, print_json, remarks, state
-from backfill_pipeline.errors import BackfillError, SourceDefinitionError, UsageError
+from backfill_pipeline.errors import BackfillError, SourceDefinitionError
 from backfill_pipeline.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def find_path(name: str) -> Path:
     Raises:
         UsageError: there is no such source.
     """
-    from backfill_pipeline.definition.catalogue import SUFFIXES, find_sources
+    from backfill_pipeline.definition.catalogue import SUFFIXES, find_sources, no_such_source
 
     if "/" in name or name.endswith(SUFFIXES):
         return Path(name)
@@ -201,10 +201,7 @@ def find_path(name: str) -> Path:
                 return path.resolve()
     if one is not None:
         raise one
-    raise UsageError(
-        f"there is no source {name} in {settings.sources_dir} (known: {', '.join(found) or 'none'}):"
-        " name one of these, or the path of a source file"
-    )
+    raise no_such_source(name, settings.sources_dir, found)
 
 
 # --- preview ----------------------------------------------------------------------------------------------------

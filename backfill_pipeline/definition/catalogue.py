@@ -47,15 +47,24 @@ def find_sources(
     return dict(sorted(found.items()))
 
 
-def resolve_source(name: str, sources_dir: Path, registered_dir: Path) -> SourceDefinition:
-    """The source that a command names: by id, or by the path of its file, which is registered for the UI then.
+def resolve_source(
+    name: str, sources_dir: Path, registered_dir: Path, *, register: bool = True
+) -> SourceDefinition:
+    """The source that a command names: by id, or by the path of its file.
+
+    Args:
+        name: the id or path.
+        sources_dir: the folder of source files.
+        registered_dir: links to source files elsewhere.
+        register: link a file that is given by its path, so that the UI and the id find it. Not for commands that
+            leave nothing behind.
 
     Raises:
         UsageError: there is no such source.
         SourceDefinitionError: its definition is wrong, or its id belongs to another file.
     """
     if "/" in name or name.endswith(SUFFIXES):
-        return register_path(Path(name), sources_dir, registered_dir)
+        return register_path(Path(name), sources_dir, registered_dir, link=register)
     sources = find_sources(sources_dir, registered_dir)
     match sources.get(name):
         case SourceDefinition() as definition:
@@ -63,15 +72,25 @@ def resolve_source(name: str, sources_dir: Path, registered_dir: Path) -> Source
         case SourceDefinitionError() as error:
             raise error
         case _:
-            known = ", ".join(sources) or "none"
-            raise UsageError(
-                f"there is no source {name} in {sources_dir} (known: {known}): name one of these,"
-                " or the path of a source file"
-            )
+            raise no_such_source(name, sources_dir, sources)
 
 
-def register_path(path: Path, sources_dir: Path, registered_dir: Path) -> SourceDefinition:
-    """Reads a source file anywhere and links it, so that the UI shows it as well."""
+def no_such_source(name: str, sources_dir: Path, known: Iterable[str]) -> UsageError:
+    """The error for a name that is no source's: also when it is that of an export, which many try first."""
+    if Path(name).is_file():
+        return UsageError(
+            f"{name} is no source definition, whose name ends in .yaml: for an export, draft one with backfill profile"
+        )
+    return UsageError(
+        f"there is no source {name} in {sources_dir} (known: {', '.join(known) or 'none'}): name one of these,"
+        " or the path of a source file"
+    )
+
+
+def register_path(
+    path: Path, sources_dir: Path, registered_dir: Path, *, link: bool = True
+) -> SourceDefinition:
+    """Reads a source file anywhere and links it, so that the UI shows it as well; without `link` it only reads."""
     definition = load_definition(path)
     taken = find_sources(sources_dir, registered_dir).get(definition.id)
     if isinstance(taken, SourceDefinition):
@@ -81,10 +100,11 @@ def register_path(path: Path, sources_dir: Path, registered_dir: Path) -> Source
             raise SourceDefinitionError(
                 f"{path}: id {definition.id} is taken by {taken.path}: give one of them another id."
             )
-    registered_dir.mkdir(parents=True, exist_ok=True)
-    link = registered_dir / f"{definition.id}.yaml"
-    link.unlink(missing_ok=True)
-    link.symlink_to(path.resolve())
+    if link:
+        registered_dir.mkdir(parents=True, exist_ok=True)
+        linked = registered_dir / f"{definition.id}.yaml"
+        linked.unlink(missing_ok=True)
+        linked.symlink_to(path.resolve())
     return definition
 
 

@@ -50,10 +50,13 @@ class PostingPolicy:
     Attributes:
         skip_duplicates: True counts a repeated entry as a duplicate, False as a reject.
         create_unknown_accounts: True opens an account that an entry names and the ledger lacks.
+        together: int64 per entry of the batch, the number of what it is a part of. Where one part is a conflict, none
+            of the others is posted. None: each entry is by itself.
     """
 
     skip_duplicates: bool = True
     create_unknown_accounts: bool = False
+    together: pa.Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +320,7 @@ def _sort_out(
             batch_id,
             create_unknown_accounts=policy.create_unknown_accounts,
             tell_duplicates=not policy.skip_duplicates,
+            together=policy.together,
             sample=sample,
         )
     except psycopg.errors.UniqueViolation as error:

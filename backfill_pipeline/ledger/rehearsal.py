@@ -186,6 +186,7 @@ class Rehearsal:
                         number,
                         create_unknown_accounts=policy.create_unknown_accounts,
                         tell_duplicates=not policy.skip_duplicates,
+                        together=policy.together,
                         destination=self._destination,
                     )
                     if told.refused.num_rows:

@@ -265,6 +265,19 @@ SET verdict = excluded.verdict, code = excluded.code, field = excluded.field, re
     compared_row = excluded.compared_row
 """  # noqa: S608 - constants of this module only
 
+_CONFLICTS = "SELECT source_row FROM backfill_verdicts WHERE verdict = 'conflict' ORDER BY source_row"
+
+# Rows that are a part of what a conflict is a part of. One that the ledger has already stays a duplicate.
+_REJECT_PARTS = """
+INSERT INTO backfill_verdicts (source_row, verdict, code, field, reason)
+SELECT part.source_row, 'rejected', 'transaction_incomplete', 'transaction_id',
+       format('row %%s of its transaction is a conflict', part.conflict)
+FROM unnest(%s::bigint[], %s::bigint[]) AS part (source_row, conflict)
+JOIN backfill_staging s ON s.source_row = part.source_row
+WHERE s.entry_id IS NULL
+ON CONFLICT (source_row) DO NOTHING
+"""
+
 _INSERT = f"""
 INSERT INTO {{}} ({", ".join(COPY_COLUMNS)})
 SELECT {", ".join(f"s.{column}" for column in COPY_COLUMNS)}
@@ -295,6 +308,7 @@ def sort_out(
     *,
     create_unknown_accounts: bool,
     tell_duplicates: bool = False,
+    together: pa.Array | None = None,
     sample: Sample | None = None,
     destination: Destination = LEDGER,
 ) -> SortedOut:
@@ -305,6 +319,7 @@ def sort_out(
         entries: VALIDATED_SCHEMA; `source_row` is unique.
         batch_id: stored with every entry.
         create_unknown_accounts: open the accounts that entries name and the ledger lacks, in the entry's currency.
+        together: per entry, what it is a part of; see `PostingPolicy`.
         tell_duplicates: have duplicates among the refused rows too, as rejects; else they are only counted.
         sample: of this batch; only makes it faster.
         destination: the ledger, unless this is a rehearsal.
@@ -339,6 +354,8 @@ def sort_out(
     connection.execute(_JOIN_BY_KEY)
     connection.execute(_DESCRIBE_MET)
     connection.execute(_JOIN_AS_USUAL)
+    if together is not None:
+        _reject_parts_of_conflicts(connection, entries.column("source_row").combine_chunks(), together)
     connection.execute("ANALYZE backfill_verdicts (source_row)")
     if in_force:
         connection.execute(sql.SQL("SELECT {}()").format(destination.settle))
@@ -357,6 +374,18 @@ def sort_out(
     if refused.num_rows != told:
         raise LedgerError(f"staging lost rows: {told} were refused and {refused.num_rows} read back")
     return SortedOut(inserted, dropped + duplicates, conflicts, rejected, refused)
+
+
+def _reject_parts_of_conflicts(connection: Connection, rows: pa.Array, together: pa.Array) -> None:
+    """Rejects what cannot be posted in part, because another part is a conflict."""
+    conflicts = [row for (row,) in connection.execute(_CONFLICTS)]
+    if not conflicts:
+        return
+    at = pc.index_in(pa.array(conflicts, pa.int64()), rows)
+    first = pc.index_in(together, together.take(at))  # the first conflict counts
+    parts = pc.is_valid(first)
+    named = pa.array(conflicts, pa.int64()).take(first.filter(parts))
+    connection.execute(_REJECT_PARTS, [rows.filter(parts).to_pylist(), named.to_pylist()])
 
 
 def refuse_unless_duplicates(outcome: SortedOut, what: str) -> None:

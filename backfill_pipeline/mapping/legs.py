@@ -85,7 +85,7 @@ class CompiledLegs:
         legs = self._legs(fields, units, codes)
         sums = lay_out(legs)
         owners = codes[sums.first]
-        unbalanced, open_groups = self._balance(owners, sums, count)
+        unbalanced, open_groups = self._balance(owners, sums, units.take(pa.array(sums.first)), count)
         pairs = pair(legs, sums, ~unbalanced[codes], open_groups)
         entries = _Entries(at[pairs.carrier], len(rows))
         added = self._conversion_accounts(fields["currency_code"], units, sums.first[open_groups])
@@ -216,25 +216,33 @@ class CompiledLegs:
 
     # --- what transactions come to ------------------------------------------------------------------------------
 
-    def _balance(self, owners: Integers, sums: Sums, count: int) -> tuple[Mask, Integers]:
+    def _balance(self, owners: Integers, sums: Sums, units: pa.Array, count: int) -> tuple[Mask, Integers]:
         """Which transactions do not sum to zero, and the groups that conversion accounts close.
 
         A conversion gives one currency away and takes another. Where all that is over lies on one side, something is
-        missing, and no account makes that good.
+        missing, and no account makes that good. What counts is a unit as a whole, in whatever ledgers.
 
         Args:
-            owners: per group, its transaction.
+            owners: per group, its transaction; in order.
             sums: of the groups.
+            units: per group.
             count: of transactions.
         """
-        signs = sums.balance.signs()
-        over, under = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
-        over[owners[signs > 0]] = True
-        under[owners[signs < 0]] = True
+        open_ = sums.balance.signs() != 0
+        unbalanced = np.zeros(count, dtype=bool)
+        unbalanced[owners[open_]] = True
         if self._section.conversion_account is None:
-            return over | under, np.zeros(0, dtype=np.int64)
-        converted = over & under
-        return (over | under) & ~converted, np.flatnonzero((signs != 0) & converted[owners])
+            return unbalanced, np.zeros(0, dtype=np.int64)
+        unit = _refined(owners, units)
+        order = np.argsort(unit, kind="stable")
+        ends = np.append(unit[order][1:] != unit[order][:-1], True)[: len(order)]
+        signs = sums.balance.take(order).running(np.append(True, ends[:-1])[: len(order)]).take(ends).signs()
+        owners_of_units = owners[order][ends]
+        over, under = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
+        over[owners_of_units[signs > 0]] = True
+        under[owners_of_units[signs < 0]] = True
+        unbalanced &= over != under
+        return unbalanced, np.flatnonzero(open_ & ~unbalanced[owners])
 
     def _conversion_accounts(self, currencies: pa.Array, units: pa.Array, first: Integers) -> pa.Array:
         """The account of each added leg; `first` has a leg of its group."""

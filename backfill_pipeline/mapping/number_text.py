@@ -22,6 +22,7 @@ from backfill_pipeline.schemas.row_errors import RowErrors
 _BEFORE: Final = AMOUNT_DIGITS - AMOUNT_SCALE
 _FITS: Final = rf"^[+-]?[0-9]{{1,{_BEFORE}}}(\.[0-9]{{1,{AMOUNT_SCALE}}})?$"
 _PLAIN: Final = r"^[+-]?[0-9]+(\.[0-9]+)?$"
+_ZEROS_BEYOND: Final = rf"^([+-]?[0-9]+\.[0-9]{{{AMOUNT_SCALE}}})0+$"
 _WHOLE_FITS: Final = rf"^[+-]?[0-9]{{1,{_BEFORE}}}$"
 _WHOLE: Final = r"^[+-]?[0-9]+$"
 _UNICODE_MINUS: Final = "\u2212"
@@ -73,6 +74,11 @@ def parse_numbers(
     plain = _as_plain(text, rule)
     fits = pc.fill_null(pc.match_substring_regex(plain, _WHOLE_FITS if whole else _FITS), False)
     bad = pc.and_not(written, fits)
+    if not whole and pc.any(bad).as_py():
+        # Databases divide to more places than an amount has: zeros there are taken off, and anything else is not.
+        plain = pc.replace_substring_regex(plain, _ZEROS_BEYOND, r"\1")
+        fits = pc.fill_null(pc.match_substring_regex(plain, _FITS), False)
+        bad = pc.and_not(written, fits)
     if pc.any(bad).as_py():
         wide = pc.fill_null(pc.match_substring_regex(plain, _WHOLE if whole else _PLAIN), False)
         too_wide = pc.and_(bad, wide)

@@ -198,7 +198,9 @@ def _next(instance: dg.DagsterInstance, inbox: SourceInbox) -> tuple[SourceState
     if troubles := [one for one in (inbox.trouble, *refusals, *files) if one]:
         return SourceState(inbox, "refused", note="; ".join(troubles[:3])), register_failure
     if waiting := sum(file.state == "waiting" for file in inbox.files):
-        return SourceState(inbox, "waiting", note=f"{waiting} files may still grow"), ""
+        return SourceState(
+            inbox, "waiting", note=f"{waiting} {'file' if waiting == 1 else 'files'} may still grow"
+        ), ""
     return SourceState(inbox, "done" if inbox.files else "empty"), ""
 
 

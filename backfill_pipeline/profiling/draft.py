@@ -33,7 +33,7 @@ def draft(profile: FileProfile, folder: Path) -> str:
     fields = made.fields()
     lines = [
         '# A first draft by backfill profile. Every line with "decide" waits for somebody who knows the bank.',
-        "# Then: backfill sources check, backfill sources preview, backfill run.",
+        "# Then: backfill sources check, backfill sources preview, backfill plan, backfill run.",
         f"id: {source_id(profile.file)}",
         f"type: {'csv' if profile.written.workbook is None else 'xlsx'}",
         f"file: {_quoted(_path(profile.file, folder))}",

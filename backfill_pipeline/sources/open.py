@@ -12,6 +12,7 @@ from typing import Final
 
 from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.sources.capture.captured_reader import CapturedReader
+from backfill_pipeline.sources.database.connect import find_target
 from backfill_pipeline.sources.database.stream import DatabaseStream
 from backfill_pipeline.sources.files.compressed import content_of
 from backfill_pipeline.sources.files.csv_reader import CsvReader
@@ -19,6 +20,7 @@ from backfill_pipeline.sources.files.fixed_reader import FixedReader
 from backfill_pipeline.sources.files.jsonl_reader import JsonLinesReader
 from backfill_pipeline.sources.files.parquet_reader import ParquetReader
 from backfill_pipeline.sources.grouping.grouped_reader import GroupedReader
+from backfill_pipeline.sources.http.credentials import check_variables
 from backfill_pipeline.sources.http.stream import ApiStream
 from backfill_pipeline.sources.protocol import CHUNK_COUNT_MAX, SourceReader
 from backfill_pipeline.sources.record_stream import RecordStream
@@ -60,6 +62,18 @@ def open_source(
         place=definition.place,
         registered_sha256=registered_sha256,
     )
+
+
+def check_environment(definition: SourceDefinition) -> None:
+    """Looks whether a live source could be asked; asks nothing.
+
+    Raises:
+        SettingsError: an environment variable that it needs is missing or cannot be used.
+    """
+    if definition.database is not None:
+        find_target(definition.database)
+    if definition.api is not None:
+        check_variables(definition.api.auth)
 
 
 def _open(

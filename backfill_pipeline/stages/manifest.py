@@ -28,7 +28,7 @@ from backfill_pipeline.mapping.accounts import read_accounts
 from backfill_pipeline.mapping.references import OccurrenceIndex
 from backfill_pipeline.sources.capture.captured_reader import prune_captures
 from backfill_pipeline.sources.headers import check_header
-from backfill_pipeline.sources.open import open_source
+from backfill_pipeline.sources.open import check_environment, open_source
 from backfill_pipeline.sources.protocol import SourceManifest
 from backfill_pipeline.stages.config import DEFAULT_PARTITION_ROWS, effective_config
 from backfill_pipeline.stages.intermediates import Intermediates
@@ -192,11 +192,7 @@ def is_unchanged(
 
     A live source is what it was when it was captured, until that is posted; then only another survey can tell.
     """
-    if current.mapping_sha256 != mapping:
-        return False
-    if describe_mapping_changes(current, all_mapping_parts(definition, current.header)):
-        return False
-    if definition.is_live and (current.completed_at is not None or accept_changed):
+    if not _may_be_unchanged(definition, mapping, current, accept_changed=accept_changed):
         return False
     reader = open_source(
         definition,
@@ -207,6 +203,32 @@ def is_unchanged(
     )
     _, sha256 = reader.fingerprint()
     return sha256 == current.sha256
+
+
+def _may_be_unchanged(
+    definition: SourceDefinition, mapping: str, current: Registration, *, accept_changed: bool
+) -> bool:
+    """Whether the source's fingerprint decides; where not, it is surveyed."""
+    if current.mapping_sha256 != mapping:
+        return False
+    if describe_mapping_changes(current, all_mapping_parts(definition, current.header)):
+        return False
+    return not (definition.is_live and (current.completed_at is not None or accept_changed))
+
+
+def check_can_be_asked(
+    definition: SourceDefinition, current: Registration | None, *, accept_changed: bool
+) -> None:
+    """For commands, before anything is launched: a live source that will be surveyed needs its environment.
+
+    Raises:
+        SettingsError: an environment variable that it needs is missing or cannot be used.
+    """
+    if not definition.is_live:
+        return
+    mapping = mapping_sha256(definition)
+    if current is None or not _may_be_unchanged(definition, mapping, current, accept_changed=accept_changed):
+        check_environment(definition)
 
 
 def _plan(definition: SourceDefinition, manifest: SourceManifest, mapping: str) -> RegistrationPlan:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -31,6 +32,9 @@ from backfill_pipeline.stages.retry import retrying
 from backfill_pipeline.stages.work import Log, SourceWork
 
 T = TypeVar("T")
+
+_OF_THE_LEDGER = pa.array([RejectCode.BALANCE_CONSTRAINT.value, RejectCode.TRANSACTION_INCOMPLETE.value])
+"""Rejects of the stage that speak of what else is in the ledger."""
 
 
 class RunStoppedError(BackfillError):
@@ -78,18 +82,20 @@ class Poster:
         if remaining.num_rows and last_row is None:
             unknown = self._meet_unknown_accounts(frames, remaining, rejected_early)
         outcomes: list[BatchOutcome] = []
-        for start in range(0, remaining.num_rows, self.config.batch_size):
+        together = self._together(frames, remaining)
+        for start, stop in _batches(remaining.num_rows, self.config.batch_size, together):
             if self.stop.is_set():
                 raise RunStoppedError(
                     f"stopped before row {remaining.column('source_row')[start].as_py()} of partition {frames.key}"
                 )
-            batch = remaining.slice(start, self.config.batch_size)
+            batch = remaining.slice(start, stop - start)
             rejected = rejected_early + sum(outcome.rejected for outcome in outcomes)
             outcomes.append(
                 self._post_batch(
                     frames,
                     partition.id,
                     batch,
+                    together=None if together is None else together.slice(start, stop - start),
                     rejected_before=rejected,
                     partly_posted=bool(outcomes) or last_row is not None,
                     expect_trouble=self._trouble or _names_any(batch, unknown),
@@ -113,6 +119,7 @@ class Poster:
         partition_id: int,
         batch: pa.Table,
         *,
+        together: pa.Array | None,
         rejected_before: int,
         partly_posted: bool,
         expect_trouble: bool,
@@ -130,6 +137,7 @@ class Poster:
         policy = PostingPolicy(
             skip_duplicates=self.config.skip_duplicates,
             create_unknown_accounts=self.work.definition.unknown_accounts == "create",
+            together=together,
         )
 
         def describe(refused: pa.Table) -> pa.Table:
@@ -138,6 +146,12 @@ class Poster:
             return _describe_rejects(self.work, frames, refused)
 
         return self._send_batch(plan, batch, policy, describe, expect_trouble=expect_trouble)
+
+    def _together(self, frames: PartitionFrames, entries: pa.Table) -> pa.Array | None:
+        """Per entry, the number of its transaction; None where rows are entries by themselves."""
+        if self.work.definition.transactions is None or not entries.num_rows:
+            return None
+        return frames.transactions(entries.column("source_row").combine_chunks())
 
     # --- what is asked of the ledger, each by itself: a plan rehearses these and nothing else (`plan_posting.py`) ---
 
@@ -227,12 +241,13 @@ class Poster:
     ) -> None:
         """What only the ledger can tell, such as accounts of another currency, counts as much as what validation told.
 
-        Conflicts and balance constraints do not count: they speak of what else is in the ledger, not of a bad source.
+        Conflicts, other entries of their transactions, and balance constraints do not count: they speak of what else is
+        in the ledger, not of a bad source.
         """
         rejected = refused.filter(
-            pc.and_(
+            pc.and_not(
                 pc.equal(refused.column("verdict"), "rejected"),
-                pc.not_equal(refused.column("code"), str(RejectCode.BALANCE_CONSTRAINT)),
+                pc.is_in(refused.column("code"), value_set=_OF_THE_LEDGER),
             )
         )
         if rejected.num_rows:
@@ -272,6 +287,20 @@ def prepare_ledger(work: SourceWork, run_id: str) -> int:
             pa.concat_tables([book.equity_accounts, book.accounts.select(book.equity_accounts.column_names)]),
         )
         return posting.post_opening_entries(connection, work.definition.id, book.opening_entries, run_id)
+
+
+def _batches(rows: int, batch_size: int, together: pa.Array | None) -> Iterator[tuple[int, int]]:
+    """Where batches begin and stop; what belongs together is in one."""
+    if together is None:
+        yield from ((start, min(start + batch_size, rows)) for start in range(0, rows, batch_size))
+        return
+    numbers = together.to_numpy()
+    begins = np.append(np.flatnonzero(numbers[1:] != numbers[:-1]) + 1, rows)
+    start = 0
+    while start < rows:
+        stop = int(begins[np.searchsorted(begins, min(start + batch_size, rows))])
+        yield start, stop
+        start = stop
 
 
 def _names_any(entries: pa.Table, account_ids: list[str]) -> bool:

@@ -32,6 +32,7 @@ from backfill_pipeline.schemas.extracted import (
 from backfill_pipeline.schemas.frames import ENTRY_SCHEMA, REJECTS_SCHEMA, VALIDATED_SCHEMA
 from backfill_pipeline.schemas.ledger_entry import validate
 from backfill_pipeline.schemas.rejects import build_rejects
+from backfill_pipeline.sources.grouping.transaction_ids import transaction_ids
 from backfill_pipeline.stages.config import BackfillConfig
 from backfill_pipeline.stages.manifest import survey_occurrences
 from backfill_pipeline.stages.reject_file import refresh_reject_file
@@ -124,6 +125,18 @@ class PartitionFrames:
         if table is None:
             table = self.extracted()
         return table.select(_POSITIONS.names).take(pc.index_in(source_rows, table.column(SOURCE_ROW)))
+
+    def transactions(self, source_rows: pa.Array) -> pa.Array:
+        """The number of each row's transaction, int32: rows of one have the same. Only for rows that are legs."""
+        section = self.work.definition.transactions
+        assert section is not None
+        table = self._extracted
+        if table is None:
+            table = self.work.intermediates.read("extracted", self.key, extracted_schema(section.id))
+        if table is None:
+            table = self.extracted()
+        ids = transaction_ids(table, section.id).take(pc.index_in(source_rows, table.column(SOURCE_ROW)))
+        return ids.dictionary_encode().indices
 
     def release(self) -> None:
         """Forgets the frames that posting does not need, and gives their memory back."""

@@ -20,7 +20,7 @@ import pyarrow as pa
 from backfill_pipeline.definition.accounts import AccountMap
 from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.definition.problems import CheckedFile, Problem, closest
-from backfill_pipeline.errors import SourceFileError
+from backfill_pipeline.errors import SettingsError, SourceFileError
 from backfill_pipeline.mapping.accounts import read_accounts
 from backfill_pipeline.mapping.transform import compile_mapping
 from backfill_pipeline.money import round_half_even
@@ -115,7 +115,7 @@ def check_files(checked: CheckedFile, *, rows: int) -> tuple[list[Problem], Prev
     assert definition is not None
     problems: list[Problem] = []
 
-    def note(key: str, file: object, error: SourceFileError) -> None:
+    def note(key: str, file: object, error: SourceFileError | SettingsError) -> None:
         words = str(error).removesuffix(".").removeprefix(f"{file}: ")
         text = f"{key} is {file}: {words}"
         if all(one.text != text for one in problems):
@@ -125,7 +125,7 @@ def check_files(checked: CheckedFile, *, rows: int) -> tuple[list[Problem], Prev
         read: RowsRead | None = None
         try:
             read = read_rows(definition, rows, 1, Path(scratch))
-        except SourceFileError as error:
+        except (SourceFileError, SettingsError) as error:
             note(definition.place_key, definition.place, error)
         if read is not None:
             for problem in _missing_columns(definition, read.columns):

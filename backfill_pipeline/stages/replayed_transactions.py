@@ -56,8 +56,8 @@ def with_their_transactions(
     if (at := pc.index(by_the_ledger, True).as_py()) >= 0:
         raise UsageError(
             f"{file}: record {repaired.rows.column('record')[at].as_py()} is row"
-            f" {states.column('source_row')[at].as_py()}, which the ledger refused by itself when the rest of its"
-            f" transaction was posted: mend what its reason says, and run the source again (backfill run"
+            f" {states.column('source_row')[at].as_py()}, which the ledger refused by itself when its transaction"
+            " was posted: mend what its reason says, and run the source again (backfill run"
             f" {work.definition.id})"
         )
     _refuse_lacking(work, file, states, mask, touched)

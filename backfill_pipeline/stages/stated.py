@@ -8,9 +8,11 @@ reconciliation (`reconcile.py`), whose verdict a drift never changes.
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
+from itertools import accumulate
 from typing import Final
 
 import pyarrow as pa
@@ -40,6 +42,7 @@ class DriftStep:
         stated, ledger: the balance after the row, both as the source states it.
         difference: stated minus ledger; zero where the drift ends.
         why: what is known about it.
+        file: that the line is of, in a source of several.
     """
 
     line: int
@@ -49,6 +52,12 @@ class DriftStep:
     ledger: Decimal
     difference: Decimal
     why: str
+    file: str | None = None
+
+    @property
+    def place(self) -> str:
+        """The line, and of which file where there are several."""
+        return f"{self.line}" if self.file is None else f"{self.line} of {self.file}"
 
 
 @dataclass(slots=True)
@@ -96,7 +105,7 @@ class StatedReport:
         parts = [f"{self.compared:,} compared"]
         if self.differing:
             first = self.steps[0]
-            parts.append(f"{self.differing:,} differ, from line {first.line} on: {first.why}")
+            parts.append(f"{self.differing:,} differ, from line {first.place} on: {first.why}")
         elif self.compared:
             parts.append("all agree")
         if self.unread:
@@ -136,7 +145,7 @@ def compare_stated_balances(
                 said, _left_out(work, outcome), byte_offset=work.chunk(outcome.partition_key).byte_offset
             )
         found = running.compare(work.registration.id, step_limit=STEPS_KEPT)
-    _take(found, report)
+    _take(found, report, work)
     report.seconds = time.monotonic() - started
     return report
 
@@ -145,7 +154,7 @@ def step_rows(report: StatedReport) -> list[dict[str, object]]:
     """Where the drift begins and changes, as rows of a table."""
     return [
         {
-            "line": str(step.line),
+            "line": step.place,
             "account": step.account_id,
             "stated": step.stated,
             "ledger": step.ledger,
@@ -233,7 +242,7 @@ def _left_out(work: SourceWork, outcome: PartitionOutcome) -> pa.Table:
     return pa.table([rows, lines, filtered.column("filter_reason")], schema=nothing)
 
 
-def _take(found: Comparison, report: StatedReport) -> None:
+def _take(found: Comparison, report: StatedReport, work: SourceWork) -> None:
     for name in (
         "compared",
         "differing",
@@ -254,13 +263,23 @@ def _take(found: Comparison, report: StatedReport) -> None:
             step.stated,
             step.ledger,
             step.difference,
-            _why(step),
+            _why(step, work),
+            _file_of(work, step.source_row),
         )
         for step in found.steps
     ]
 
 
-def _why(step: Step) -> str:
+def _file_of(work: SourceWork, source_row: int) -> str | None:
+    """The file that a row is of; None in a source of one file."""
+    files = work.registration.files
+    if len(files) < 2:
+        return None
+    last_rows = list(accumulate(file.row_count for file in files))
+    return files[bisect_left(last_rows, source_row)].name
+
+
+def _why(step: Step, work: SourceWork) -> str:
     """What is known about a step, in a few words."""
     if not step.difference:
         return "agrees again"
@@ -271,6 +290,9 @@ def _why(step: Step) -> str:
         return "every row since the one before is posted: look at the amount and the accounts of this one"
     this = row.source_row == step.source_row
     place = "this row" if this else f"line {row.source_line}" if row.source_line else f"row {row.source_row}"
+    file = _file_of(work, row.source_row)
+    if row.source_line and file != _file_of(work, step.source_row):
+        place += f" of {file}"
     if row.what == "duplicate":
         text = f"{place} repeats an entry that counts already"
     else:

@@ -45,7 +45,7 @@ def test_from_check_to_a_second_run(backfill: Backfill, world: World, api: ApiSe
     assert "BANK_URL is not set" in backfill("sources", "check", path).stdout
     backfill.extra["BANK_URL"] = api.url
     refused = backfill("run", path)
-    assert refused.code == 1
+    assert refused.code == 2
     assert "the environment variable BANK_TOKEN is not set" in refused.stderr
     backfill.extra["BANK_TOKEN"] = "wrong"
     assert "does not accept the credentials: check what BANK_TOKEN holds" in backfill("run", path).stderr
@@ -79,6 +79,7 @@ def test_killed_and_resumed_without_the_api(backfill: Backfill, world: World, ap
     assert 20 <= batches(backfill.url) < 100
     asked = len(api.asked)
     del backfill.extra["BANK_TOKEN"]
+    assert backfill("run", path, "--accept-changed").code == 2  # which would ask anew
     api.wants = lambda request: False
     outcome = backfill("resume", "bank", "--json")
     assert (outcome.code, outcome.json["constraints"]) == (3, "refused"), outcome  # A is overdrawn

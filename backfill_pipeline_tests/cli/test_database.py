@@ -88,6 +88,14 @@ def test_a_look_at_a_database_before_anything_runs(backfill: Backfill, legacy: s
     rows = backfill("sources", "preview", source, "--rows", "2", "--json").json["rows"]
     assert isinstance(rows, list)
     assert [row["after"]["reference_id"] for row in rows] == ["E-1", "E-2"]
+    with variable(""):
+        for command in ("run", "plan"):
+            unset = backfill(command, source)
+            assert (unset.code, unset.stdout) == (2, ""), unset
+            assert (
+                f"backfill: table entries of the database {VARIABLE}: the environment variable"
+                in unset.stderr
+            )
     with variable("postgresql://somebody:hunter2@127.0.0.1:1/d"):
         for command in (("run", source), ("sources", "check", source), ("sources", "preview", source)):
             failed = backfill(*command)

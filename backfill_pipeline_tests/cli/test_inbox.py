@@ -61,7 +61,7 @@ def test_the_inbox_is_shown_and_only_looked_at(backfill: Backfill, world: World,
                 {
                     "source_id": "s",
                     "state": "waiting",
-                    "note": "1 files may still grow",
+                    "note": "1 file may still grow",
                     "files": [
                         {
                             "path": str(inbox / "1.csv"),

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from backfill_pipeline.cli.sources import printable, readable_size
+from backfill_pipeline.cli.session import named_source
+from backfill_pipeline.cli.sources import find_path, printable, readable_size
+from backfill_pipeline.errors import UsageError
 from backfill_pipeline_tests.cli.command import Backfill
 from backfill_pipeline_tests.stages.test_preview import CSV, YAML
 from backfill_pipeline_tests.stages.world import CHECKOUT
@@ -179,3 +181,38 @@ def test_profile_of_no_table_is_one_sentence(command: Backfill, tmp_path: Path) 
     outcome = command("profile", tmp_path / "book.xlsx")
     assert outcome.code == 1
     assert "Excel" in outcome.sentence
+
+
+def test_profile_of_what_is_no_export_says_what_to_name(command: Backfill, tmp_path: Path) -> None:
+    said = {
+        name: command("profile", tmp_path / name) for name in ("none.csv", "sources", "sources/bank.yaml")
+    }
+    assert {outcome.code for outcome in said.values()} == {2}
+    assert said["none.csv"].sentence.endswith("none.csv: there is no such file")
+    assert said["sources"].sentence.endswith("is a directory: name one file of it")
+    assert "use backfill sources check" in said["sources/bank.yaml"].sentence
+
+
+def test_an_export_in_place_of_a_definition_leads_to_the_profile(
+    command: Backfill, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command.sources_dir is not None
+    monkeypatch.chdir(command.sources_dir)
+    monkeypatch.setenv("BACKFILL_HOME", str(command.home))
+    for look_up in (named_source, find_path):
+        with pytest.raises(UsageError, match=r"export\.csv is no source definition.* backfill profile"):
+            look_up("export.csv")
+
+
+def test_a_path_is_linked_for_those_who_want_it_alone(
+    command: Backfill, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BACKFILL_HOME", str(command.home))
+    elsewhere = tmp_path / "elsewhere.yaml"
+    elsewhere.write_text(YAML.replace("id: bank", "id: other"), encoding="utf-8")
+    (tmp_path / "export.csv").write_text(CSV, encoding="utf-8")
+    link = command.home / "sources" / "other.yaml"
+    assert named_source(str(elsewhere), register=False).id == "other"
+    assert not link.exists()
+    assert named_source(str(elsewhere)).id == "other"
+    assert link.resolve() == elsewhere

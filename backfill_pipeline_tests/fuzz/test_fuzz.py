@@ -8,7 +8,7 @@ from backfill_pipeline_tests.fuzz.files import FILE_TARGETS
 from backfill_pipeline_tests.fuzz.mutations import mutated
 from backfill_pipeline_tests.fuzz.targets import targets
 
-QUICK = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 LONG = settings(max_examples=4000, deadline=None, suppress_health_check=list(HealthCheck))
 NAMES = sorted(targets())
 

@@ -164,6 +164,23 @@ def test_conversion_accounts_are_named_by_currency_and_unit(tmp_path: Path) -> N
     ]  # fmt: skip
 
 
+def test_what_one_currency_lacks_in_another_ledger_is_no_conversion(tmp_path: Path) -> None:
+    section = {"id": "txn", "conversion_account": "CONV-{currency_code}"}
+    by_ledger = mapping(tmp_path, fields={"ledger_id": "more"}, transactions=section)
+    rows = [leg("T", "A", "10", more="L1"), leg("T", "B", "-7", more="L2")]
+    assert outcomes(by_ledger, *rows) == ["transaction_unbalanced"] * 2
+    even = [leg("T", "A", "7", more="L1"), leg("T", "B", "-7", more="L2")]
+    assert outcomes(by_ledger, *even) == [("A", "CONV-EUR", "7"), ("CONV-EUR", "B", "7")]
+    # Too much of euros and too little of dollars, whatever the ledgers.
+    rows.append(leg("T", "C", "-3.30", more="L2", currency="USD"))
+    assert outcomes(by_ledger, *rows) == [
+        ("A", "CONV-EUR", "10"), ("CONV-EUR", "B", "7"), ("CONV-USD", "C", "3.3"),
+    ]  # fmt: skip
+    wide = "99999999999999999999.999999999999999999"
+    rows = [leg("T", "A", wide, more="L1"), leg("T", "B", f"-{wide[:-1]}8", more="L2"), leg("U", "A", "1")]
+    assert outcomes(by_ledger, *rows)[:2] == ["transaction_unbalanced"] * 2
+
+
 def test_wide_amounts_are_exact(tmp_path: Path) -> None:
     wide = "99999999999999999999.999999999999999999"
     rows = (leg("T", "A", wide), leg("T", "B", wide), leg("T", "C", f"-{wide}"), leg("T", "D", f"-{wide}"))

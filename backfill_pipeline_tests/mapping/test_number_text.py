@@ -101,7 +101,7 @@ def ungrouped(whole: str, rule: NumberRule) -> str | None:
 
 def fits(plain: str) -> bool:
     whole, _, decimals = plain.lstrip("+-").partition(".")
-    return len(whole) <= 20 and len(decimals) <= 18
+    return len(whole) <= 20 and not decimals[18:].strip("0")
 
 
 # --- conventions ------------------------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ def written(draw: st.DrawFn, rule: NumberRule) -> str:
             groups.insert(0, rest[-step:])
             rest = rest[:-step]
         digits = draw(st.sampled_from(marks)).join(groups)
-    decimals = draw(st.text("0123456789", max_size=19))
+    decimals = draw(st.text("0123456789", max_size=19)) + draw(st.sampled_from(["", "", "0", "0" * 20]))
     body = digits + (f"{rule.decimal_mark}{decimals}" if decimals else "")
     if rule.whole_mark and not decimals:
         body += draw(st.sampled_from(["", rule.whole_mark]))
@@ -169,13 +169,32 @@ def test_every_convention_equals_the_reference(data: st.DataObject) -> None:
     ):
         plain = reference(text, rule)
         if plain is not None and fits(plain):
-            assert (value, scale, code) == (Decimal(plain), len(plain.partition(".")[2]), None)
+            decimals = plain.partition(".")[2]
+            assert (value, scale, code) == (Decimal(plain), min(len(decimals), 18), None)
         else:
             assert value is None
             assert scale is None
             assert code == (
                 None if not text else "amount_malformed" if plain is None else "amount_out_of_range"
             )
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "code"),
+    [
+        ("0.25000000000000000000", "0.25", None),
+        ("-0.1000000000000000010000", "-0.100000000000000001", None),
+        ("0.3333333333333333333", None, "amount_out_of_range"),
+        ("0.25000000000000000000x", None, "amount_malformed"),
+        ("123456789012345678901.00000000000000000000", None, "amount_out_of_range"),
+    ],
+)
+def test_zeros_beyond_the_last_decimal_of_an_amount_are_nothing(
+    text: str, value: str | None, code: str | None
+) -> None:
+    numbers, codes = parse([text, "1.5"], NumberRule(column="amount"))
+    assert (numbers.values[0].as_py(), codes) == (None if value is None else Decimal(value), [code, None])
+    assert numbers.scales.to_pylist() == [None if value is None else 18, 1]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,6 +135,27 @@ def test_a_lost_capture_of_a_source_that_moved_on_is_told(tmp_path: Path) -> Non
         reader.read_chunk(manifest.chunks[2], manifest.header)
 
 
+@pytest.mark.parametrize("damage", ["removed", "cut"])
+def test_texts_are_read_again_where_the_capture_is_lost(tmp_path: Path, damage: str) -> None:
+    source = Table(rows_of(10))
+    source.bad = {4}
+    manifest = CapturedReader(source, tmp_path).survey(4)
+    (capture,) = tmp_path.glob("*.arrow")
+    if damage == "removed":
+        capture.unlink()
+    else:
+        capture.write_bytes(capture.read_bytes()[:100])
+    reader = CapturedReader(source, tmp_path, registered_sha256=manifest.sha256)
+    assert reader.raw_text([4, 9], [1, 1]) == ["raw 4", '{"a": "a9", "é": ""}']
+    assert source.read_times == 2
+    for path in tmp_path.glob("*.arrow"):
+        path.unlink()
+    source.rows[9]["a"] = "other"
+    reader = CapturedReader(source, tmp_path, registered_sha256=manifest.sha256)
+    with pytest.raises(SourceChangedError, match="table entries: is not what it was when it was registered"):
+        reader.raw_text([4, 9], [1, 1])
+
+
 def test_a_file_is_known_by_its_own_fingerprint(tmp_path: Path) -> None:
     file = tmp_path / "book"
     file.write_bytes(b"1")
@@ -170,6 +192,21 @@ def test_a_survey_that_is_ended_early_still_shows_records(tmp_path: Path) -> Non
         reader.survey(4, visit=enough)
     assert reader.raw_text([1], [1]) == [json.dumps({"a": "a1", "é": ""}, ensure_ascii=False)]
     assert not list(tmp_path.glob("*.arrow"))
+
+
+@pytest.mark.parametrize("count", [0, 5, 3 * BATCH_ROWS])
+@pytest.mark.parametrize("room_bytes", [0, 300])
+def test_a_disk_that_is_full_is_told_and_nothing_is_left(tmp_path: Path, count: int, room_bytes: int) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room_bytes, before[1]))
+    try:
+        with pytest.raises(
+            SourceFileError, match=f"table entries: cannot be captured in {tmp_path}: file too large."
+        ):
+            CapturedReader(Table(rows_of(count), piece_rows=2000), tmp_path).survey(4)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
 
 
 def test_other_columns_on_the_way_are_refused(tmp_path: Path) -> None:

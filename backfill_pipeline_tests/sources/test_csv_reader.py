@@ -1,5 +1,6 @@
 """Cases of the CSV reader by name; what holds for any file is in the properties beside this."""
 
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -67,6 +68,14 @@ def test_a_missing_file_and_a_directory_are_named(tmp_path: Path) -> None:
         assert str(path) in str(caught.value)
         with pytest.raises(SourceFileError, match=words):
             reader.fingerprint()
+
+
+@pytest.mark.timeout(30)
+def test_a_pipe_is_refused_rather_than_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    for path in (tmp_path / "pipe.csv", Path("/dev/zero")):
+        with pytest.raises(SourceFileError, match="is a pipe, a socket or a device"):
+            CsvReader(path, CsvDialect()).survey(10)
 
 
 def test_a_file_without_header_takes_its_columns_from_the_definition(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 import psycopg
 import pytest
 from psycopg import sql
+from sqlalchemy.engine import make_url
 
-from backfill_pipeline.errors import BackfillError, SourceFileError, TransientSourceError
+from backfill_pipeline.errors import BackfillError, SettingsError, SourceFileError, TransientSourceError
 from backfill_pipeline.sources.database.connect import find_target
 from backfill_pipeline_tests.mariadb import PASSWORD, MariaDb
 from backfill_pipeline_tests.postgresql import Server
@@ -77,7 +78,7 @@ def test_a_url_finds_the_driver_that_is_there(url: str, driver: str, place: str)
     ],
 )
 def test_a_url_of_something_else_is_not_shown(url: str) -> None:
-    with variable(url), pytest.raises(SourceFileError) as raised:
+    with variable(url), pytest.raises(SettingsError) as raised:
         read(table="t", key="id")
     text = sentence(raised.value, "hunter2", url)
     assert text == (
@@ -90,7 +91,7 @@ def test_a_url_of_something_else_is_not_shown(url: str) -> None:
 def test_a_variable_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
     with pytest.raises(
-        SourceFileError, match=f"the environment variable {VARIABLE} is not set: set it to the database"
+        SettingsError, match=f"the environment variable {VARIABLE} is not set: set it to the database"
     ):
         read(table="t", key="id")
     assert stream(table="t", key="id").place == f"table t of the database {VARIABLE}"
@@ -101,7 +102,7 @@ def test_a_sqlite_file_by_url(tmp_path: Path) -> None:
     with variable(f"sqlite:///{file}"):
         assert read(table="t", key="id").rows == [{"id": "1"}]
     for url in ("sqlite://", "sqlite:///:memory:", "sqlite:///a.db", "sqlite:///file:a.db?uri=true"):
-        with variable(url), pytest.raises(SourceFileError, match="names no file by its absolute path"):
+        with variable(url), pytest.raises(SettingsError, match="names no file by its absolute path"):
             read(table="t", key="id")
 
 
@@ -213,6 +214,23 @@ def test_a_login_that_postgresql_refuses(postgresql_15: Server) -> None:
             admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
 
 
+def test_words_of_the_server_do_not_name_the_user(legacy: str) -> None:
+    with psycopg.connect(legacy, autocommit=True) as admin:
+        login = sql.Identifier(f"crowded_{admin.info.dbname}")
+        admin.execute(sql.SQL("CREATE ROLE {} LOGIN CONNECTION LIMIT 0").format(login))
+        try:
+            url = (
+                make_url(legacy)
+                .set(username=login.as_string().strip('"'))
+                .render_as_string(hide_password=False)
+            )
+            with variable(url), pytest.raises(TransientSourceError, match="too many connections") as raised:
+                read(table="t", key="id")
+            sentence(raised.value, "crowded_")
+        finally:
+            admin.execute(sql.SQL("DROP ROLE {}").format(login))
+
+
 def test_databases_and_users_that_do_not_exist(legacy: str, mariadb: MariaDb) -> None:
     message = f"there is no such database, or this user may not use it: correct the URL in {VARIABLE}"
     with variable(legacy.replace("/t", "/nosuch_t", 1)), pytest.raises(SourceFileError, match=message):
@@ -250,6 +268,17 @@ def test_a_table_that_may_not_be_read(mariadb: MariaDb) -> None:
             pytest.raises(SourceFileError, match="this user may not read it: GRANT SELECT"),
         ):
             read(table=f"{other}.t", key="id")
+
+
+@pytest.mark.timeout(60)
+def test_a_condition_that_leaves_its_brackets_does_not_read_for_ever(tmp_path: Path) -> None:
+    rows = (
+        "WITH RECURSIVE n(id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM n WHERE id < 3000) SELECT id FROM n"
+    )
+    file = sqlite_file(tmp_path / "a.db", f"CREATE TABLE t AS {rows}")
+    for condition in ("id > 0) OR (id > 0", "id < 5) OR (id > 0"):
+        with pytest.raises(SourceFileError, match=r"check the brackets of database\.where"):
+            read(sqlite=file, table="t", key="id", where=condition)
 
 
 @pytest.mark.parametrize("key", ["query", "where"])

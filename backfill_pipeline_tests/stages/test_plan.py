@@ -297,7 +297,7 @@ _rows = st.lists(
     constrained=st.booleans(),
 )
 @settings(
-    max_examples=25,
+    max_examples=10,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -152,6 +152,22 @@ def test_files_follow_one_another_whatever_the_order_of_their_rows(world: World)
     report = report_of(world, path)
     assert (report.compared, report.differing) == (36, 17)
     assert told(report) == [(6, "21.00", "this row was rejected (amount_malformed)")]
+    assert report.sentence.endswith(
+        "17 differ, from line 6 of month-1.csv on: this row was rejected (amount_malformed)"
+    )
+
+
+def test_a_line_of_another_file_is_told_with_its_file(world: World) -> None:
+    rows = statement(24, changes={12: {"amount": "x", "balance": ""}})
+    path = world.write(
+        "s", [], header=COLUMNS, file=None, files="month-*.csv", max_error_rate="0.5", stated_balances=STATED
+    )
+    for month in range(2):
+        world.write_rows(f"month-{month}", rows[12 * month : 12 * month + 12], header=COLUMNS)
+    world.post(path)
+    (step,) = report_of(world, path).steps
+    assert step.place == "2 of month-1.csv"
+    assert step.why == "line 13 of month-0.csv was rejected (amount_malformed)"
 
 
 def test_the_side_says_which_sign_a_statement_has(world: World) -> None:

@@ -9,6 +9,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import closing
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ import pytest
 import yaml
 
 from backfill_pipeline.errors import SourceChangedError
+from backfill_pipeline.stages.plan_report import Counts
 from backfill_pipeline.stages.reconcile import ReconciliationReport
+from backfill_pipeline_tests.stages.planning import planned
 from backfill_pipeline_tests.stages.world import CHECKOUT, World
 
 HEADER = ("ref", "txn", "account", "amount", "currency", "time", "note")
@@ -336,6 +339,31 @@ def test_a_correction_is_posted_with_the_next_revision(world: World) -> None:
     world.post(path)
     assert world.references() == ["T1-1", "T2-1"]
     assert_accounted_for(world, path)
+
+
+@pytest.mark.parametrize("batch_size", [1, 1000])
+def test_a_posted_transaction_that_got_more_rows_is_not_posted_in_part(world: World, batch_size: int) -> None:
+    rows = [*legs("T1", ("A", "10.00"), ("B", "-10.00")), *legs("T2", ("A", "1.00"), ("C", "-1.00"))]
+    fields = FIELDS | {"reference_id": "txn"}
+    path = define(world, "legs", rows, fields=fields, transactions={"id": "txn", "references": "numbered"})
+    world.post(path)
+    # Larger than what is posted, so that what was T1/1 would be T1/2 now, and be posted once more.
+    more = [*legs("T1", ("C", "20.00"), ("B", "-20.00")), *legs("T3", ("A", "3.00"), ("B", "-3.00"))]
+    world.write_rows("legs", [*rows, *more], header=HEADER)
+    plan = planned(world, path)
+    world.post(path, batch_size=batch_size)
+    assert world.references() == ["T1/1", "T2/1", "T3/1"]
+    assert balances(world) == {"A": "14.00", "B": "-13.00", "C": "-1.00"}
+    told = world.query(
+        "SELECT code, reason FROM backfill_rejects x JOIN backfill_partitions p ON p.id = x.partition_id"
+        " WHERE p.registration_id = (SELECT max(id) FROM backfill_registrations) ORDER BY source_row"
+    )
+    assert sorted(str(code) for code, _ in told) == ["conflict", "transaction_incomplete"]
+    assert ("transaction_incomplete", "row 3 of its transaction is a conflict") in told
+    report = assert_accounted_for(world, path)
+    assert plan.counts == Counts(8, 1, 1, 1, 1, 4)
+    counts = report.posted, report.duplicates, report.conflicts, report.rejected, report.filtered
+    assert (report.read, *counts) == astuple(plan.counts)
 
 
 # --- what the documentation shows -------------------------------------------------------------------------------

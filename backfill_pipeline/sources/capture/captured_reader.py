@@ -90,19 +90,36 @@ class CapturedReader:
         return as_extracted(table, chunk)
 
     def raw_text(self, offsets: Sequence[int], lengths: Sequence[int]) -> list[str]:
-        """See `SourceReader.raw_text`: each record's own text, or its fields as one JSON object."""
-        capture = self._current()
+        """See `SourceReader.raw_text`: each record's own text, or its fields as one JSON object.
+
+        Raises:
+            SourceChangedError: what was captured is gone, and the source is not what it was.
+        """
         texts = [""] * len(offsets)
         for places in _by_batch(offsets):
             first = offsets[places[0]] // BATCH_ROWS * BATCH_ROWS
             last = max(offsets[place] for place in places)
-            table = None if capture is None else capture.rows(first, last - first + 1)
-            if table is None:
-                continue
+            table = self._records(first, last - first + 1)
             wanted = table.take(pa.array([offsets[place] - first for place in places]))
             for place, text in zip(places, raw_texts(wanted), strict=True):
                 texts[place] = text[:_RAW_CHARACTERS_MAX]
         return texts
+
+    def _records(self, first: int, count: int) -> pa.Table:
+        """Records by number, from 0, as `Capture.rows` gives them; from a capture that is made again when need be."""
+        capture = self._current()
+        table = None if capture is None else capture.rows(first, count)
+        if table is None:
+            with self._lock:
+                _, _, sha256 = self._captured_anew(self._stream.fingerprint(), None)
+                assert self._capture is not None
+                table = self._capture.rows(first, count)
+            if table is None or self._registered not in (None, sha256):
+                raise SourceChangedError(
+                    f"{self._stream.place}: is not what it was when it was registered, and what was captured then is"
+                    " gone: restore the source, or register it again."
+                )
+        return table
 
     def fingerprint(self) -> tuple[int, str]:
         """See `SourceReader.fingerprint`. That of a live source is its capture's, as long as there is one."""

@@ -12,7 +12,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -95,10 +95,14 @@ class CaptureWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Closes the file; what is in it by then can be read."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        """Closes the file; what is in it by then can be read, unless there is no room for it."""
+        with suppress(OSError, pa.ArrowException):
+            self._close()
+
+    def _close(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
 
     def add(self, records: StreamedRecords) -> pa.Table:
         """Takes the next records; gives them as EXTRACTED."""
@@ -124,7 +128,8 @@ class CaptureWriter:
         if self._writer is None:
             self._header = tuple(header)
             options = ipc.IpcWriteOptions(compression="lz4", use_threads=False)
-            self._writer = ipc.new_file(str(self.path), table.schema, options=options)
+            with self._writing():
+                self._writer = ipc.new_file(str(self.path), table.schema, options=options)
         elif tuple(header) != self._header:
             raise SourceFileError(
                 f"{self._place}: has other columns from record {self._rows + 1} on: "
@@ -148,13 +153,15 @@ class CaptureWriter:
             raise SourceFileError(f"{self._place}: is empty.")
         if self._held_rows:
             self._write(self._held_rows)
-        self.__exit__()
+        with self._writing():
+            self._close()
         joined = np.concatenate(self._joined) if self._joined else np.zeros(0, dtype=bool)
         return CaptureSummary(self._header, self._rows, self._size_bytes, self._digest.hexdigest(), joined)
 
     def keep(self, path: Path) -> None:
         """Gives the finished file its name."""
-        self.path.replace(path)
+        with self._writing():
+            self.path.replace(path)
 
     def discard(self) -> None:
         """Removes what was written."""
@@ -191,9 +198,14 @@ class CaptureWriter:
         self._held, self._held_rows = [rest] if rest.num_rows else [], rest.num_rows
         self._size_bytes += digest_table(self._digest, text_of(table, self._header))
         assert self._writer is not None
-        try:
+        with self._writing():
             # One batch, however Arrow splits its chunks.
             self._writer.write_batch(table.to_batches(max_chunksize=rows)[0])
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise SourceFileError(
                 f"{self._place}: cannot be captured in {self.path.parent}: {os_reason(error)}."

@@ -26,7 +26,7 @@ from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.pool import NullPool
 
 from backfill_pipeline.definition.database import DatabaseSection
-from backfill_pipeline.errors import SourceFileError
+from backfill_pipeline.errors import SettingsError, SourceFileError
 from backfill_pipeline.sources.database.errors import database_errors, scrubbed
 from backfill_pipeline.sources.files.content import open_file
 
@@ -74,14 +74,14 @@ def find_target(section: DatabaseSection) -> Target:
     """The database that a definition means.
 
     Raises:
-        SourceFileError: the environment variable is not set, or holds no URL of a database that can be read.
+        SettingsError: the environment variable is not set, or holds no URL of a database that can be read.
     """
     if section.sqlite is not None:
         return _sqlite_target(section.sqlite, section)
     assert section.url_env is not None  # the definition has one of the two
     text = os.environ.get(section.url_env, "").strip()
     if not text:
-        raise SourceFileError(
+        raise SettingsError(
             f"{section.place}: the environment variable {section.url_env} is not set: set it to the database's URL, "
             "such as postgresql://user:password@host:5432/database."
         )
@@ -89,7 +89,7 @@ def find_target(section: DatabaseSection) -> Target:
     backend, driver = _DRIVERS[url.get_backend_name()]
     if backend == "sqlite":
         if not Path(url.database or "").is_absolute():
-            raise SourceFileError(
+            raise SettingsError(
                 f"{section.place}: {section.url_env} names no file by its absolute path: write "
                 "sqlite:////path/to/file, or use database.sqlite."
             )
@@ -139,7 +139,7 @@ def _parsed(text: str, section: DatabaseSection) -> URL:
         url = make_url(text)
         if url.get_backend_name() in _DRIVERS:
             return url
-    raise SourceFileError(
+    raise SettingsError(
         f"{section.place}: {section.url_env} holds no URL of a database that can be read: it must begin with "
         "postgresql://, mysql://, mariadb:// or sqlite://, and special characters in user and password must be "
         "percent-encoded."
@@ -161,7 +161,10 @@ def _server_place(url: URL, backend: Backend, section: DatabaseSection) -> str:
 
 def _secrets_of(url: URL, text: str) -> tuple[str, ...]:
     password = url.password or ""
+    user = url.username or ""
     found = {
+        f"'{user}'",  # as servers write it: a name by itself may be any word
+        f'"{user}"',
         text,
         url.render_as_string(hide_password=False),
         password,

@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from backfill_pipeline.definition.database import DatabaseSection
-from backfill_pipeline.errors import SourceFileError
+from backfill_pipeline.errors import SettingsError, SourceFileError
 from backfill_pipeline.schemas.extracted import RESERVED_NAMES
 from backfill_pipeline.sources.database.columns import Column, columns_of
 from backfill_pipeline.sources.database.connect import Backend, Target, find_target, lenient_text, snapshot
@@ -58,7 +58,7 @@ class DatabaseStream:
         """See `RecordStream.place`."""
         try:
             return find_target(self._section).place
-        except SourceFileError:  # without a URL that can be read
+        except SettingsError:  # without a URL that can be read
             return self._section.place
 
     @property
@@ -220,9 +220,17 @@ def _key_expression(column: Column) -> sa.ColumnElement[Any]:
 
 def _pages(connection: Connection, plan: Plan) -> Iterator[StreamedRecords]:
     after: _Row | None = None
+    began: _Row | None = None
     limit, read = PAGE_ROWS_FIRST, 0
     while True:
         rows = _fetched(connection, plan, after, limit)
+        if rows:
+            if after is not None and rows[0][len(plan.columns) :] == began:
+                raise SourceFileError(
+                    f"{plan.place}: the rows behind a page begin as that page does, so reading would never end: check"
+                    " the brackets of database.where."
+                )
+            began = rows[0][len(plan.columns) :]
         if rows or after is None:
             records, key = _records(plan, rows, read, after)
             yield records

@@ -6,6 +6,8 @@ Does not: unpacking (`compressed.py`), what the bytes mean (the readers).
 
 import hashlib
 import io
+import os
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -94,11 +96,16 @@ def open_file(file: Path) -> io.BufferedReader:
     """Opens a source's file for reading.
 
     Raises:
-        SourceFileError: missing, a directory, or not readable.
+        SourceFileError: missing, not readable, or a directory, a pipe or the like, which would be waited for.
     """
     try:
-        if file.is_dir():
+        mode = file.stat().st_mode
+        if stat.S_ISDIR(mode):
             raise SourceFileError(f"{file}: is a directory: the source definition must name a file.")
+        if not stat.S_ISREG(mode):
+            raise SourceFileError(
+                f"{file}: is a pipe, a socket or a device, which cannot be read twice: write what it gives into a file."
+            )
         return file.open("rb")
     except FileNotFoundError:
         raise SourceFileError(f"{file}: there is no such file: check the source definition.") from None
@@ -115,4 +122,5 @@ def file_fingerprint(file: Path) -> tuple[int, str]:
 
 def os_reason(error: OSError) -> str:
     """What the system says is wrong, as the end of a sentence."""
-    return (error.strerror or str(error)).lower()
+    # By its number: Arrow puts sentences of its own where the system's would stand.
+    return (os.strerror(error.errno) if error.errno else str(error)).lower()

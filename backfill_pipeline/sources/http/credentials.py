@@ -95,6 +95,15 @@ def credentials_of(auth: AnyAuth | None, fetch_token: FetchToken) -> Credentials
             return _Tokens(auth, fetch_token)
 
 
+def check_variables(auth: AnyAuth | None) -> None:
+    """Raises SettingsError as `credentials_of` does; nothing is asked."""
+
+    def nobody(*_: object) -> Mapping[str, object]:
+        raise AssertionError("unreachable: nothing is sent")
+
+    credentials_of(auth, nobody)
+
+
 def hide(text: str, secrets: Iterable[str]) -> str:
     """A text in which no secret can be read, however it was encoded for sending."""
     for secret in secrets:
