@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from urllib.parse import urlsplit
 
 import psycopg
@@ -127,7 +127,14 @@ def source_lock(url: str, source_id: str) -> Iterator[None]:
                     " and try again"
                 )
             time.sleep(0.2)
-        yield
+        try:
+            yield
+        finally:
+            # The server notices a closed connection a moment later, and whoever asks then would find the source busy.
+            with suppress(psycopg.Error):
+                connection.execute(
+                    "SELECT pg_advisory_unlock(%s, hashtext(%s))", [ADVISORY_LOCK_SPACE, source_id]
+                )
 
 
 def is_being_written(connection: Connection, source_id: str) -> bool:

@@ -105,6 +105,8 @@ def fields_of(lines: Iterable[tuple[int, bytes]], encoding: str) -> Iterator[Fie
                 current = None
             yield Field("", number)
             text = text.partition("{4:")[2]
+            while text.startswith("-}") or _ENVELOPE.match(text):  # several messages begin on one line
+                text = text.partition("{4:")[2]
         if match := _TAG.match(text):
             if current is not None:
                 yield current
