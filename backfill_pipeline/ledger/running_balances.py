@@ -207,10 +207,23 @@ def running_balances(
         yield RunningBalances(connection, descending=descending, file_stride=file_stride)
 
 
-def _step(*values: object) -> Step:
-    row, line, account, stated, ledger, difference, is_first, what, detail, at_row, at_line, others = values
-    unposted = None if what is None else Unposted(what, detail, at_row, at_line)  # type: ignore[arg-type]
-    return Step(row, line, account, stated, ledger, difference, is_first, unposted, others)  # type: ignore[arg-type]
+def _step(
+    row: int,
+    line: int,
+    account_id: str,
+    stated: Decimal,
+    ledger: Decimal,
+    difference: Decimal,
+    is_first: bool,
+    what: str | None,
+    detail: str | None,
+    at_row: int,
+    at_line: int | None,
+    others: int,
+) -> Step:
+    """A step from a row of the result."""
+    unposted = None if what is None else Unposted(what, detail, at_row, at_line)
+    return Step(row, line, account_id, stated, ledger, difference, is_first, unposted, others)
 
 
 def _copy(connection: Connection, name: str, rows: pa.Table) -> None:

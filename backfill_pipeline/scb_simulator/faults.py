@@ -6,7 +6,7 @@ Does not: counting requests (`fault_switches.py`), doing it (`web/`).
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal, get_args
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -213,13 +213,10 @@ AnyFault = Annotated[
     | LostAnswer,
     Field(discriminator="kind"),
 ]
-KINDS: Final = {
-    one.model_fields["kind"].annotation.__args__[0]: one  # type: ignore[union-attr]
-    for one in (
-        Throttled, ServerError, Slow, Dropped, Truncated, Down, ExpiredToken, DuplicatePage, OverlappingPages,
-        LoopingCursor, LateEntries, ChangedEntry, WrongTotals, LostAnswer,
-    )
-}  # fmt: skip
+_KINDS: Final[tuple[type[Fault], ...]] = get_args(get_args(AnyFault)[0])
+KINDS: Final[dict[str, type[Fault]]] = {
+    get_args(one.model_fields["kind"].annotation)[0]: one for one in _KINDS
+}
 """The kinds by name."""
 
 _ADAPTER: Final[TypeAdapter[AnyFault]] = TypeAdapter(AnyFault)

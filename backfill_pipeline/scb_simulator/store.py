@@ -163,7 +163,7 @@ class Store:
         """Empties everything but whom the file belongs to."""
         with self.write() as connection:
             for table in _TOLD:
-                connection.execute(f"DELETE FROM {table}")  # noqa: S608 - names of our own
+                connection.execute(f"DELETE FROM {table}")  # noqa: S608 - the constants of _TOLD
             connection.execute("DELETE FROM sqlite_sequence")  # sequences begin with 1 again
 
     @contextmanager

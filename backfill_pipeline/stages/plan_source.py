@@ -6,7 +6,6 @@ Does not: its rows (`plan.py`).
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from backfill_pipeline.ledger import registrations
 from backfill_pipeline.ledger.connection import Connection
 from backfill_pipeline.ledger.registrations import Partition, Registration, RegistrationPlan, partition_key
 from backfill_pipeline.mapping.transform import compile_mapping
+from backfill_pipeline.sources.files.content import scratch_parent
 from backfill_pipeline.sources.open import open_source
 from backfill_pipeline.stages.intermediates import Intermediates
 from backfill_pipeline.stages.manifest import is_unchanged, plan_registration
@@ -50,7 +50,7 @@ def scratch_folder() -> Iterator[Path]:
     Raises:
         SourceFileError: it cannot be made.
     """
-    parent = os.environ.get("TMPDIR") or "/var/tmp"  # noqa: S108 - the folder's own name is not foreseeable
+    parent = scratch_parent()
     try:
         folder = Path(tempfile.mkdtemp(prefix="backfill-plan-", dir=parent))
     except OSError as error:

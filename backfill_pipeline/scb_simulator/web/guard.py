@@ -80,7 +80,7 @@ def issue_token(call: Call) -> Reply:
     if token is None:
         return _oauth_error(401, "invalid_client", "there is no such client")
     lifetime_s = int(call.bank.tokens.lifetime_s)
-    return model_reply(Token(access_token=token, token_type="Bearer", expires_in=lifetime_s))  # noqa: S106
+    return model_reply(Token(access_token=token, token_type="Bearer", expires_in=lifetime_s))  # noqa: S106 - "Bearer" is a kind of token, not one
 
 
 def _client(call: Call, form: dict[str, str]) -> tuple[str, str] | None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Final
 
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from backfill_pipeline.scb_simulator.contract import Problem
@@ -30,7 +31,8 @@ def openapi(operations: Sequence[Operation]) -> Document:
     models = {
         model for one in operations for model in (*one.answers.values(), one.takes) if model is not None
     }
-    ordered = sorted({Problem, *models, *KINDS.values()}, key=lambda model: model.__name__)
+    named: set[type[BaseModel]] = {Problem, *models, *KINDS.values()}
+    ordered = sorted(named, key=lambda model: model.__name__)
     _, schemas = models_json_schema([(model, "validation") for model in ordered], ref_template=_REF)
     paths: dict[str, dict[str, object]] = {}
     for one in operations:

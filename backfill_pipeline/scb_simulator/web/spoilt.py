@@ -44,6 +44,7 @@ def tracking(connections: Connections) -> type[asyncio.Protocol]:
     """Uvicorn's HTTP/1.1, keeping a list of open connections: ASGI itself has no way to end one without an answer."""
 
     class Tracked(H11Protocol):
+        # Uvicorn declares the narrower asyncio.Transport too, against asyncio's own BaseTransport.
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             if self.client is not None:

@@ -32,6 +32,7 @@ from backfill_pipeline.sources.files.content import (
     file_fingerprint,
     open_file,
     os_reason,
+    scratch_parent,
 )
 
 RATIO_MAX: Final = 500
@@ -126,7 +127,7 @@ class UnpackedFile:
             )
 
     def _unpack(self) -> IO[bytes]:
-        folder = os.environ.get("TMPDIR") or "/var/tmp"  # noqa: S108  no name in it is used
+        folder = scratch_parent()
         packed_bytes = self._identity()[1]
         limit = max(ALWAYS_BYTES, RATIO_MAX * packed_bytes)
         try:

@@ -124,3 +124,9 @@ def os_reason(error: OSError) -> str:
     """What the system says is wrong, as the end of a sentence."""
     # By its number: Arrow puts sentences of its own where the system's would stand.
     return (os.strerror(error.errno) if error.errno else str(error)).lower()
+
+
+def scratch_parent() -> str:
+    """Where temporary data of the size of a source goes: TMPDIR, or /var/tmp, which unlike /tmp is seldom in memory."""
+    # Only nameless files and folders with names of their own (mkdtemp) are made in it.
+    return os.environ.get("TMPDIR") or "/var/tmp"  # noqa: S108

@@ -27,6 +27,7 @@ from backfill_pipeline.sources.statements.camt_entries import (
     balance_of,
     records_of,
 )
+from backfill_pipeline.sources.statements.content_stream import ContentStream
 from backfill_pipeline.sources.statements.statement_control import Statement, Verdict, judge
 from backfill_pipeline.sources.xml_reading import read_xml
 
@@ -48,7 +49,7 @@ _OPENING: Final = ("OPBD", "PRCD", "ITBD")
 _CLOSING: Final = ("CLBD", "ITBD")
 
 
-class CamtStream:
+class CamtStream(ContentStream):
     """The `RecordStream` of a camt document."""
 
     def __init__(self, content: Content, section: CamtFormat) -> None:
@@ -57,22 +58,8 @@ class CamtStream:
             content: what is read.
             section: what is controlled.
         """
-        self._content = content
+        super().__init__(content)
         self._section = section
-
-    @property
-    def place(self) -> str:
-        """See `RecordStream.place`."""
-        return str(self._content.file)
-
-    @property
-    def name(self) -> str:
-        """See `RecordStream.name`."""
-        return self._content.file.name
-
-    def fingerprint(self) -> tuple[int, str]:
-        """See `RecordStream.fingerprint`."""
-        return self._content.fingerprint()
 
     def records(self) -> Iterator[StreamedRecords]:
         """See `RecordStream.records`. Reads the document twice: first to its end, and what its statements add up to."""

@@ -20,6 +20,7 @@ from backfill_pipeline.schemas.rejects import RejectCode
 from backfill_pipeline.sources.files.content import Content, Fingerprint
 from backfill_pipeline.sources.malformed import Problems
 from backfill_pipeline.sources.record_stream import StreamedRecords
+from backfill_pipeline.sources.statements.content_stream import ContentStream
 from backfill_pipeline.sources.statements.mt940_fields import (
     Field,
     StatementLine,
@@ -79,7 +80,7 @@ class _Line:
         return flaws[0] if flaws else None
 
 
-class Mt940Stream:
+class Mt940Stream(ContentStream):
     """The `RecordStream` of an MT940 file."""
 
     def __init__(self, content: Content, section: Mt940Format) -> None:
@@ -88,22 +89,8 @@ class Mt940Stream:
             content: what is read.
             section: how it is written, and what is controlled.
         """
-        self._content = content
+        super().__init__(content)
         self._section = section
-
-    @property
-    def place(self) -> str:
-        """See `RecordStream.place`."""
-        return str(self._content.file)
-
-    @property
-    def name(self) -> str:
-        """See `RecordStream.name`."""
-        return self._content.file.name
-
-    def fingerprint(self) -> tuple[int, str]:
-        """See `RecordStream.fingerprint`."""
-        return self._content.fingerprint()
 
     def records(self) -> Iterator[StreamedRecords]:
         """See `RecordStream.records`. Reads the file twice: first what its statements add up to."""
