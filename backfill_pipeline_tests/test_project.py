@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "ledger": ("schemas", *BASE),
     "local": BASE,
     "scb_simulator": BASE,
+    "dual_ledger": ("definition", "ledger", "mapping", "schemas", "sources", "stages", *BASE),
     "stages": ("definition", "ledger", "mapping", "schemas", "sources", *BASE),
 }
 

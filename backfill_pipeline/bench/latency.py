@@ -88,7 +88,7 @@ def beside_a_backfill(bench: Bench, config: BackfillConfig, idle_s: float = _IDL
     """
     with bench.fresh_ledger() as (connection, places):
         work = bench.registered(places)
-        prepare_ledger(work, "bench")
+        prepare_ledger(work.definition, work.places, "bench")
         work = open_work(work.definition, places)
         connection.execute("CHECKPOINT")
         with _live_client(places.ledger_url) as client:

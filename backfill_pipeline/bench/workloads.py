@@ -193,7 +193,7 @@ class Bench:
         for report in runner.run(keys):
             if report.error is not None:
                 raise report.error
-        prepare_ledger(work, "prepare")
+        prepare_ledger(work.definition, work.places, "prepare")
         work = open_work(work.definition, places)
         frames = (PartitionFrames(work, key, ()).validated() for key in keys)
         first = next(frames)

@@ -5,7 +5,7 @@ Does not: who asks, as in credentials (`api_auth.py`), asking (`sources/http/`),
 """
 
 import re
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 from urllib.parse import SplitResult, urlsplit
@@ -164,7 +164,8 @@ _PaginationField = Annotated[
 # --- windows ----------------------------------------------------------------------------------------------------
 
 
-def _day(value: object, also: str = "") -> object:
+def day_text(value: object, also: str = "") -> object:
+    """A day from its text; anything but a text is left to the type."""
     if not isinstance(value, str):
         return value
     try:
@@ -176,7 +177,7 @@ def _day(value: object, also: str = "") -> object:
 
 
 def _day_or_today(value: object) -> object:
-    return value if value == TODAY else _day(value, " or today")
+    return value if value == TODAY else day_text(value, " or today")
 
 
 class Windows(Model):
@@ -187,7 +188,7 @@ class Windows(Model):
 
     from_: Name = Field(default="from", alias="from")
     to: Name = "to"
-    start: Annotated[date, BeforeValidator(_day)]
+    start: Annotated[date, BeforeValidator(day_text)]
     end: Annotated[date | Literal["today"], BeforeValidator(_day_or_today)]
     days: Annotated[int, between(1, 3660)]
     format: str = "date"
@@ -226,6 +227,12 @@ class Windows(Model):
         return morning.strftime(self.format) == evening.strftime(self.format)
 
 
+def first_moment(day: date, zone: ZoneInfo) -> datetime:
+    """The first moment of a day, in UTC: not always midnight, where clocks change at midnight."""
+    # fold=0 is the first of two midnights, and for one that is skipped, the moment of the change itself.
+    return datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC)
+
+
 # --- what every request has -------------------------------------------------------------------------------------
 
 
@@ -260,6 +267,9 @@ def _fixed_headers(headers: dict[str, str]) -> dict[str, str]:
     return headers
 
 
+Headers = Annotated[dict[Name, str], AfterValidator(_fixed_headers)]
+
+
 # --- the section ------------------------------------------------------------------------------------------------
 
 
@@ -269,7 +279,7 @@ class ApiSource(Model):
     base_url: HttpUrl
     path: str = ""
     params: Annotated[dict[Name, str], AfterValidator(_fixed_params)] = Field(default_factory=dict)
-    headers: Annotated[dict[Name, str], AfterValidator(_fixed_headers)] = Field(default_factory=dict)
+    headers: Headers = Field(default_factory=dict)
     auth: Auth | None = None
     allow_http: bool = False
     ca_file: Path | None = None

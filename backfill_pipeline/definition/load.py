@@ -29,15 +29,16 @@ _FILE_KEYS: Final = (
     ("accounts", "file"),
     ("database", "sqlite"),
     ("api", "ca_file"),
+    ("scb", "ca_file"),
 )
-_URL_KEY: Final = ("api", "base_url")
+_URL_KEYS: Final = (("api", "base_url"), ("scb", "base_url"))
 
 
 def load_definition(path: Path) -> SourceDefinition:
     """Reads one source definition.
 
     Paths inside are relative to the real directory of the YAML file; `${NAME}` and `${NAME:-default}` are expanded
-    in them and in `api.base_url`, and nowhere else.
+    in them and in the base_url of `api` and `scb`, and nowhere else.
 
     Raises:
         SourceDefinitionError: one sentence naming file, key, value and what is allowed.
@@ -109,7 +110,10 @@ def mapping_parts(definition: SourceDefinition) -> dict[str, str]:
         # Only where there are any: sources from before them keep their hash.
         if section in whole:
             parts[section] = whole[section]
-    if definition.api is not None:
+    if (bank := definition.scb) is not None:
+        # How a day is asked for, page by page, may change; which day it is stands in the id.
+        parts["scb"] = {"bank_id": bank.bank_id, "ledger": bank.bank_ledger, "timezone": bank.timezone}
+    elif definition.api is not None:
         parts["api"] = definition.api.deciding()
     if definition.lookups:
         parts["lookups"] = {
@@ -179,7 +183,7 @@ def parse_yaml(text: str, path: Path) -> object:
 
 
 def with_paths(data: Mapping[object, object], path: Path) -> dict[object, object]:
-    """A copy in which every file path is absolute, and variables are expanded in them and in the address of an API."""
+    """A copy in which every file path is absolute, and variables are expanded in them and in the addresses of APIs."""
     copied = dict(data)
     lookups = data.get("lookups")
     more = [("lookups", str(name), "file") for name in lookups] if isinstance(lookups, Mapping) else []
@@ -194,9 +198,10 @@ def with_paths(data: Mapping[object, object], path: Path) -> dict[object, object
             value = holder.get(key)
             if isinstance(value, str):
                 holder[key] = str(_absolute(value, path, ".".join([*outer, key])))
-    api = copied.get(_URL_KEY[0])
-    if isinstance(api, Mapping) and isinstance(url := api.get(_URL_KEY[1]), str):
-        copied[_URL_KEY[0]] = {**api, _URL_KEY[1]: _expanded(url, path, ".".join(_URL_KEY))}
+    for name, key in _URL_KEYS:
+        section = copied.get(name)
+        if isinstance(section, Mapping) and isinstance(url := section.get(key), str):
+            copied[name] = {**section, key: _expanded(url, path, f"{name}.{key}")}
     if isinstance(files := copied.get("files"), str | list):
         copied["files"] = [
             str(_absolute(one, path, "files")) if isinstance(one, str) else one

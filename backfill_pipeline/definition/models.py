@@ -14,11 +14,12 @@ from backfill_pipeline.definition.accounts import AccountMap, Accounts
 from backfill_pipeline.definition.api import ApiSource
 from backfill_pipeline.definition.base import Model, Name, between, problem
 from backfill_pipeline.definition.database import DatabaseSection
-from backfill_pipeline.definition.fields import AnyRule, EntryFields, ValueField
+from backfill_pipeline.definition.fields import AnyRule, ColumnRule, ConstantRule, EntryFields, ValueField
 from backfill_pipeline.definition.formats import CsvDialect, FixedFormat, ParquetFormat, XlsxFormat
 from backfill_pipeline.definition.lookups import Lookup
 from backfill_pipeline.definition.names import check_names, source_columns
 from backfill_pipeline.definition.rules import Rule
+from backfill_pipeline.definition.scb import CONTROL_COLUMNS, ScbSection
 from backfill_pipeline.definition.stated_balances import StatedBalances
 from backfill_pipeline.definition.statements import CamtFormat, Mt940Format
 from backfill_pipeline.definition.transactions import Transactions, check_transactions
@@ -51,13 +52,13 @@ def _one_or_more(value: object) -> object:
     return [value] if isinstance(value, str | Path) else value
 
 
-SECTIONS: Final = ("csv", "fixed", "parquet", "xlsx", "mt940", "camt", "database", "api")
+SECTIONS: Final = ("csv", "fixed", "parquet", "xlsx", "mt940", "camt", "database", "api", "scb")
 """Sections that only the type of their name may have."""
 
-SECTIONS_NEEDED: Final = ("fixed", "database", "api")
+SECTIONS_NEEDED: Final = ("fixed", "database", "api", "scb")
 """Those without which the type of their name says nothing."""
 
-LIVE_TYPES: Final[frozenset[str]] = frozenset({"database", "api"})
+LIVE_TYPES: Final[frozenset[str]] = frozenset({"database", "api", "scb"})
 """Types that are read from where they are kept, not from files."""
 
 
@@ -65,7 +66,7 @@ class SourceDefinition(Model):
     """One source: where it is, how it is written, and what its rows mean. See `load.load_definition`."""
 
     id: str = Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")
-    type: Literal["csv", "jsonl", "fixed", "parquet", "xlsx", "mt940", "camt", "database", "api"]
+    type: Literal["csv", "jsonl", "fixed", "parquet", "xlsx", "mt940", "camt", "database", "api", "scb"]
     description: str | None = None
     file: Path | None = None
     files: Annotated[tuple[Path, ...], BeforeValidator(_one_or_more)] | None = None
@@ -75,6 +76,7 @@ class SourceDefinition(Model):
     parquet: ParquetFormat = ParquetFormat()
     database: DatabaseSection | None = None
     api: ApiSource | None = None
+    scb: ScbSection | None = None
     xlsx: XlsxFormat = XlsxFormat()
     mt940: Mt940Format = Mt940Format()
     camt: CamtFormat = CamtFormat()
@@ -142,6 +144,36 @@ class SourceDefinition(Model):
             )
         return self
 
+    @model_validator(mode="after")
+    def _same_at_the_bank(self) -> Self:
+        """Both ledgers name an entry alike, and an entry of a bank is in the one ledger that is kept with it."""
+        if self.scb is None:
+            return self
+        for key in ("transactions", "stated_balances"):
+            if getattr(self, key):
+                raise problem("cannot go together with type scb, whose records are entries: remove it", key)
+        if not isinstance(self.fields.ledger_id, ConstantRule):
+            raise problem(
+                "must be a constant with type scb: the one ledger that is kept with the bank",
+                "fields.ledger_id",
+            )
+        if self.fields.reference_id != ColumnRule(column="reference") or "reference" in self.columns:
+            raise problem(
+                "must be the column reference, as it is, with type scb: both ledgers name an entry alike",
+                "fields.reference_id",
+            )
+        for number, rule in enumerate(self.rules):
+            for field in ("ledger_id", "reference_id"):
+                if field in (rule.set or {}):
+                    raise problem("must not be set by a rule with type scb", f"rules.{number}.set.{field}")
+        return self
+
+    @property
+    def dual_ledger_id(self) -> str | None:
+        """Our ledger that a Sovereign Central Bank keeps too; None for every other type."""
+        rule = self.fields.ledger_id
+        return rule.constant if self.scb is not None and isinstance(rule, ConstantRule) else None
+
     @property
     def path(self) -> Path:
         """The YAML file that this definition was read from."""
@@ -159,6 +191,8 @@ class SourceDefinition(Model):
             return self.database.place
         if self.api is not None:
             return self.api.address
+        if self.scb is not None:
+            return self.scb.address
         return ", ".join(str(one) for one in self.files or (self.file,))
 
     @property
@@ -175,5 +209,6 @@ class SourceDefinition(Model):
     def columns_read(self) -> dict[str, str]:
         """Source column → the key of the definition that reads it (the first one), for error messages."""
         found = source_columns(self.columns, self.rules, self.fields, self.metadata, self.stated_balances)
+        control = {} if self.scb is None else dict.fromkeys(CONTROL_COLUMNS, "scb")
         legs = {} if self.transactions is None else self.transactions.columns_read(self.columns)
-        return legs | found
+        return control | legs | found

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, replace
+from typing import Final
 
 import psycopg
 import pyarrow as pa
@@ -22,6 +23,12 @@ from backfill_pipeline.ledger.entries import COPY_SQL, copy_entries
 from backfill_pipeline.ledger.sampling import Sample, take_sample
 from backfill_pipeline.ledger.staging import REFUSED_SCHEMA, SortedOut
 
+LOCAL_ORIGIN: Final = "LOCAL"
+"""Of entries that were posted here first."""
+
+OPENING_ORIGIN: Final = "OPENING"
+"""Of opening balances, of which no bank is told."""
+
 # What a batch can meet that its rows, told apart, may still get around.
 ROW_PROBLEMS = (
     psycopg.errors.UniqueViolation,
@@ -32,7 +39,11 @@ ROW_PROBLEMS = (
 
 @dataclass(frozen=True, slots=True)
 class BatchPlan:
-    """Identity of a batch. Rows are numbered in the source; a batch is recorded under its partition and first row."""
+    """Identity of a batch. Rows are numbered in the source; a batch is recorded under its partition and first row.
+
+    Attributes:
+        origin: the bank whose own entries these are; by it the bank is told that they are posted, and never sent them.
+    """
 
     source_id: str
     source_type: str
@@ -41,6 +52,7 @@ class BatchPlan:
     first_row: int
     last_row: int
     run_id: str
+    origin: str = LOCAL_ORIGIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +126,7 @@ def post_batch(
         _lock(connection, f"partition {plan.partition_id}")
         if recorded := find_batch(connection, plan):
             return recorded
+        _post_as(connection, plan.origin)
         batch_id = _next_batch_id(connection)
         path, told = _post_entries(connection, entries, batch_id, policy, expect_trouble=expect_trouble)
         outcome = outcome_of(entries.num_rows, told, policy, path, time.monotonic() - started)
@@ -188,6 +201,7 @@ def post_replay(
         _lock(connection, f"partition {plan.partition_id}")
         if _replay_is_recorded(connection, plan):
             return
+        _post_as(connection, plan.origin)
         batch_id = _next_batch_id(connection)
         path, told = "staging", SortedOut(0, 0, 0, 0, REFUSED_SCHEMA.empty_table())
         if entries.num_rows:
@@ -206,7 +220,8 @@ def post_replay(
         connection.execute(
             "INSERT INTO backfill_batches (id, partition_id, source_id, kind, first_row, last_row, read, posted,"
             " duplicates, conflicts, rejected, filtered, taken_rejected, taken_conflicts, run_id, path, started_at,"
-            " seconds) VALUES (%s, %s, %s, 'replay', %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, now(), %s)",
+            " seconds, origin) VALUES (%s, %s, %s, 'replay', %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, now(),"
+            " %s, %s)",
             [
                 batch_id,
                 plan.partition_id,
@@ -219,6 +234,7 @@ def post_replay(
                 plan.run_id,
                 path,
                 round(time.monotonic() - started, 6),
+                plan.origin,
             ],
         )
         replays.record(connection, plan.partition_id, batch_id, attempts, replayed_by)
@@ -258,6 +274,7 @@ def post_opening_entries(connection: Connection, source_id: str, entries: pa.Tab
     started = time.monotonic()
     with ledger_errors("post opening balances to"), connection.transaction():
         _lock(connection, f"opening {source_id}")
+        _post_as(connection, OPENING_ORIGIN)
         batch_id = _next_batch_id(connection)
         told = _sort_out(connection, entries, batch_id, PostingPolicy(), None)
         staging.refuse_unless_duplicates(told, f"opening balances of source {source_id}")
@@ -265,8 +282,8 @@ def post_opening_entries(connection: Connection, source_id: str, entries: pa.Tab
         if posted:
             connection.execute(
                 "INSERT INTO backfill_batches (id, partition_id, source_id, kind, first_row, last_row, read, posted,"
-                " duplicates, conflicts, rejected, run_id, path, started_at, seconds) VALUES"
-                " (%s, NULL, %s, 'opening', 1, %s, %s, %s, %s, 0, 0, %s, 'staging', now(), %s)",
+                " duplicates, conflicts, rejected, run_id, path, started_at, seconds, origin) VALUES"
+                " (%s, NULL, %s, 'opening', 1, %s, %s, %s, %s, 0, 0, %s, 'staging', now(), %s, %s)",
                 [
                     batch_id,
                     source_id,
@@ -276,6 +293,7 @@ def post_opening_entries(connection: Connection, source_id: str, entries: pa.Tab
                     told.duplicates,
                     run_id,
                     round(time.monotonic() - started, 6),
+                    OPENING_ORIGIN,
                 ],
             )
     return posted
@@ -334,6 +352,11 @@ def _lock(connection: Connection, what: str) -> None:
     connection.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [ADVISORY_LOCK_SPACE, what])
 
 
+def _post_as(connection: Connection, origin: str) -> None:
+    """Tells the database whose entries this transaction posts."""
+    connection.execute("SELECT set_config('backfill.origin', %s, true)", [origin])
+
+
 def _next_batch_id(connection: Connection) -> int:
     row = connection.execute("SELECT nextval(pg_get_serial_sequence('backfill_batches', 'id'))").fetchone()
     assert row is not None
@@ -351,8 +374,8 @@ def outcome_of(read: int, told: SortedOut, policy: PostingPolicy, path: str, sec
 def _record_batch(connection: Connection, plan: BatchPlan, batch_id: int, outcome: BatchOutcome) -> None:
     connection.execute(
         "INSERT INTO backfill_batches (id, partition_id, source_id, kind, first_row, last_row, read, posted,"
-        " duplicates, conflicts, rejected, run_id, path, started_at, seconds)"
-        " VALUES (%s, %s, %s, 'entries', %s, %s, %s, %s, %s, %s, %s, %s, %s, now(), %s)",
+        " duplicates, conflicts, rejected, run_id, path, started_at, seconds, origin)"
+        " VALUES (%s, %s, %s, 'entries', %s, %s, %s, %s, %s, %s, %s, %s, %s, now(), %s, %s)",
         [
             batch_id,
             plan.partition_id,
@@ -367,6 +390,7 @@ def _record_batch(connection: Connection, plan: BatchPlan, batch_id: int, outcom
             plan.run_id,
             outcome.path,
             round(outcome.seconds, 6),
+            plan.origin,
         ],
     )
 

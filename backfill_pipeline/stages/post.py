@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.errors import BackfillError, LedgerError, TransientLedgerError
 from backfill_pipeline.ledger import accounts, balances, posting, registrations, rejects
 from backfill_pipeline.ledger.connection import Connection
@@ -29,7 +30,7 @@ from backfill_pipeline.stages.config import BackfillConfig
 from backfill_pipeline.stages.prepare import PartitionFrames, StageReport, refuse_too_many_rejects
 from backfill_pipeline.stages.reject_file import refresh_reject_file
 from backfill_pipeline.stages.retry import retrying
-from backfill_pipeline.stages.work import Log, SourceWork
+from backfill_pipeline.stages.work import Log, Places, SourceWork
 
 T = TypeVar("T")
 
@@ -133,6 +134,7 @@ class Poster:
             first_row=rows[0].as_py(),
             last_row=rows[-1].as_py(),
             run_id=self.run_id,
+            origin=self.work.origin,
         )
         policy = PostingPolicy(
             skip_duplicates=self.config.skip_duplicates,
@@ -276,17 +278,17 @@ class Poster:
         self.log(f"partition {key}: {self._batches} batches so far, balances agree")
 
 
-def prepare_ledger(work: SourceWork, run_id: str) -> int:
-    """Opens the source's accounts and posts its opening balances; returns how many opening entries were posted now."""
-    book = read_accounts(work.definition)
+def prepare_ledger(definition: SourceDefinition, places: Places, run_id: str) -> int:
+    """Opens a source's accounts and posts its opening balances; returns how many opening entries were posted now."""
+    book = read_accounts(definition)
     if book is None:
         return 0
-    with work.connect() as connection:
+    with places.connect(definition.id) as connection:
         accounts.open_accounts(
             connection,
             pa.concat_tables([book.equity_accounts, book.accounts.select(book.equity_accounts.column_names)]),
         )
-        return posting.post_opening_entries(connection, work.definition.id, book.opening_entries, run_id)
+        return posting.post_opening_entries(connection, definition.id, book.opening_entries, run_id)
 
 
 def _batches(rows: int, batch_size: int, together: pa.Array | None) -> Iterator[tuple[int, int]]:

@@ -262,6 +262,7 @@ def _post_batch(
         first_row=rows[0].as_py(),
         last_row=rows[-1].as_py(),
         run_id=run_id,
+        origin=work.origin,
     )
     policy = PostingPolicy(
         skip_duplicates=config.skip_duplicates,

@@ -91,7 +91,7 @@ class PartitionRunner:
             self._note_outcome(failed)
 
     def _posters(self, stack: ExitStack) -> list[Poster]:
-        opened = prepare_ledger(self.work, self.run_id)
+        opened = prepare_ledger(self.work.definition, self.work.places, self.run_id)
         if opened:
             self.log(f"{opened:,} opening entries posted")
         with self.work.connect() as connection:

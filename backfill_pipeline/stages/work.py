@@ -18,6 +18,7 @@ from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.errors import SourceChangedError, UsageError
 from backfill_pipeline.ledger import registrations
 from backfill_pipeline.ledger.connection import Connection, connect
+from backfill_pipeline.ledger.posting import LOCAL_ORIGIN
 from backfill_pipeline.ledger.registrations import RULE_PREFIX, PartitionPlan, Registration
 from backfill_pipeline.mapping.transform import Mapping, compile_mapping
 from backfill_pipeline.sources.open import open_source
@@ -39,6 +40,10 @@ class Places:
     intermediates_dir: Path
     rejects_dir: Path
 
+    def connect(self, source_id: str) -> Connection:
+        """A new connection to the ledger, which names the source."""
+        return connect(self.ledger_url, application_name=f"backfill {source_id}"[:63])
+
     def captures_dir(self, source_id: str) -> Path:
         """Where a source's captures are kept."""
         return self.intermediates_dir / source_id / "captures"
@@ -57,7 +62,12 @@ class SourceWork:
 
     def connect(self) -> Connection:
         """A new connection to the ledger."""
-        return connect(self.places.ledger_url, application_name=f"backfill {self.definition.id}"[:63])
+        return self.places.connect(self.definition.id)
+
+    @property
+    def origin(self) -> str:
+        """Whose entries these are: the bank's whose ledger is read, else our own."""
+        return LOCAL_ORIGIN if self.definition.scb is None else self.definition.scb.bank_id
 
     def chunk(self, partition_key: str) -> SourceChunk:
         """Where a partition lies in the source."""

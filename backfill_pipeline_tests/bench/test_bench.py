@@ -110,7 +110,7 @@ def test_a_command_that_finds_a_break_fails_its_contender(scratch: Path) -> None
 
 
 def test_twenty_rules_cost_half_as_much_again_at_most(scratch: Path) -> None:
-    """Both mappings take turns in one process, so other work on the machine hardly changes their ratio."""
+    """Both mappings take turns in one process, and the fastest turn of each counts: what else the machine does only adds."""
     plan = Plan(
         (
             Section(
@@ -118,16 +118,15 @@ def test_twenty_rules_cost_half_as_much_again_at_most(scratch: Path) -> None:
                 (Step("rules", mapping_with_rules, 0, 0),),
             ),
         ),
-        3,
+        7,
     )
     with embedded_server(scratch) as server:
         sections, _ = measure(plan, server, scratch, lambda _message: None)
     (found,) = sections
-    plain, rules = found.median(MAPPING, "seconds"), found.median(MAPPING_RULES, "seconds")
-    assert plain
-    assert rules
+    plain, rules = (min(turn["seconds"] for turn in found.rounds[name]) for name in (MAPPING, MAPPING_RULES))
     assert found.median(MAPPING_RULES, "entries") == SMOKE_ENTRIES
-    assert rules / plain < 1.5 * 1.2
+    # Half of it room for processors on which text costs more beside numbers than on those that were measured.
+    assert 1 < rules / plain < 1.5 * 1.5
 
 
 def test_there_are_twenty_of_them() -> None:

@@ -17,7 +17,6 @@ from backfill_pipeline.orchestration.partitions import sync_partitions
 from backfill_pipeline.orchestration.resources import LedgerResource
 from backfill_pipeline.stages.manifest import register_source
 from backfill_pipeline.stages.post import prepare_ledger
-from backfill_pipeline.stages.work import open_work
 
 
 def manifest_asset(definition: SourceDefinition) -> dg.AssetsDefinition:
@@ -42,7 +41,7 @@ def manifest_asset(definition: SourceDefinition) -> dg.AssetsDefinition:
             )
             if not report.registration.partitions:
                 # Opening balances are posted with the first partition; an export without rows has none.
-                prepare_ledger(open_work(definition, ledger.places), context.run.run_id)
+                prepare_ledger(definition, ledger.places, context.run.run_id)
         sync_partitions(context.instance, report.registration)
         context.log.info(
             f"{'registered' if report.is_new else 'already registered'}: {report.registration.row_count:,} rows"

@@ -5,10 +5,10 @@ Does not: asking.
 """
 
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from backfill_pipeline.definition.api import TODAY, Windows
+from backfill_pipeline.definition.api import TODAY, Windows, first_moment
 
 
 def questions(windows: Windows | None, now: datetime) -> Iterator[dict[str, str]]:
@@ -29,7 +29,7 @@ def questions(windows: Windows | None, now: datetime) -> Iterator[dict[str, str]
     first = windows.start
     while first < end:
         stop = min(first + timedelta(days=windows.days), end)
-        begin, until = moment(first, zone), moment(stop, zone)
+        begin, until = first_moment(first, zone), first_moment(stop, zone)
         if begin < until or windows.format == "date":  # a day that a country left out has no moments
             last = stop - timedelta(days=1) if windows.to_inclusive else stop
             yield {
@@ -39,15 +39,9 @@ def questions(windows: Windows | None, now: datetime) -> Iterator[dict[str, str]
         first = stop
 
 
-def moment(day: date, zone: ZoneInfo) -> datetime:
-    """The first moment of a day, in UTC: not always midnight, where clocks change at midnight."""
-    # fold=0 is the first of two midnights, and for one that is skipped, the moment of the change itself.
-    return datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC)
-
-
 def written(day: date, zone: ZoneInfo, form: str) -> str:
     """The first moment of a day as an API wants it."""
-    begin = moment(day, zone)
+    begin = first_moment(day, zone)
     match form:
         case "date":
             return day.isoformat()

@@ -1,0 +1,122 @@
+-- Dual ledgers: a ledger that a Sovereign Central Bank keeps as well. What is posted to it here has to be told to the bank,
+-- and the database itself notes that, in the very statement that posts.
+
+-- Who entries come from. A batch of a bank's entries says so; everything else was posted here first.
+ALTER TABLE backfill_batches ADD COLUMN origin text COLLATE "C" NOT NULL DEFAULT 'LOCAL' CHECK (origin <> '');
+UPDATE backfill_batches SET origin = 'OPENING' WHERE kind = 'opening';
+COMMENT ON COLUMN backfill_batches.origin IS
+    'The bank whose entries these are; LOCAL for those that were posted here first, OPENING for opening balances.';
+
+CREATE TABLE dual_ledgers (
+    ledger_id    text COLLATE "C" PRIMARY KEY,
+    bank_id      text COLLATE "C" NOT NULL UNIQUE CHECK (bank_id NOT IN ('', 'LOCAL', 'OPENING')),
+    send_entries boolean NOT NULL DEFAULT true,     -- whether entries that were posted here first are sent to the bank
+    marked_at    timestamptz NOT NULL DEFAULT now()
+);
+
+-- The origin decides what the bank is told of an entry: its own are acknowledged, never sent back as new ones.
+ALTER TABLE dual_ledger_outbox
+    ALTER COLUMN destination TYPE text COLLATE "C",
+    ALTER COLUMN origin TYPE text COLLATE "C";
+ALTER TABLE dual_ledger_outbox
+    ADD COLUMN kind text NOT NULL
+        GENERATED ALWAYS AS (CASE WHEN origin = destination THEN 'acknowledgement' ELSE 'entry' END) STORED,
+    ADD COLUMN delivery_id bigint;
+COMMENT ON COLUMN dual_ledger_outbox.status IS
+    'PENDING: not sent yet. SENT: in a request whose answer is not known. ACKNOWLEDGED: the bank has it. FAILED: refused,'
+    ' will be tried again. DEAD: given up, for a person to look at.';
+
+-- An event time as both ledgers write it: UTC, with decimals of a second only where there are any.
+CREATE FUNCTION ledger_utc_text(moment timestamptz) RETURNS text
+LANGUAGE sql STABLE STRICT PARALLEL SAFE AS $$
+    SELECT rtrim(rtrim(to_char(moment AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US'), '0'), '.') || 'Z'
+$$;
+
+-- What the bank is told of an entry.
+CREATE FUNCTION dual_ledger_payload(entry ledger_entries, acknowledged boolean) RETURNS jsonb
+LANGUAGE sql STABLE AS $$
+    SELECT CASE
+        WHEN acknowledged THEN jsonb_build_object('reference', entry.reference_id, 'status', 'posted')
+        ELSE jsonb_strip_nulls(jsonb_build_object(
+            'reference', entry.reference_id,
+            'booked_at', ledger_utc_text(entry.timestamp_utc),
+            'debit_account', entry.debit_account_id,
+            'credit_account', entry.credit_account_id,
+            'amount', entry.amount::text,
+            'currency', entry.currency_code,
+            'fx_rate', entry.fx_rate::text,
+            'type', entry.transaction_type,
+            'metadata', entry.metadata))
+    END
+$$;
+
+-- In the same statement as the entries, whatever writes them: COPY, post_ledger_entry, or a person in psql. The session says
+-- whose entries it posts (backfill.origin); unless it does, they were posted here first.
+CREATE FUNCTION ledger_entries_tell_banks() RETURNS trigger
+LANGUAGE plpgsql AS $$
+DECLARE
+    posted_origin text := coalesce(nullif(current_setting('backfill.origin', true), ''), 'LOCAL');
+BEGIN
+    -- Opening balances are what both sides begin with. Ledgers that no bank keeps pay for one look at an empty table.
+    IF posted_origin = 'OPENING' OR NOT EXISTS (SELECT FROM dual_ledgers) THEN
+        RETURN NULL;
+    END IF;
+    INSERT INTO dual_ledger_outbox (ledger_id, reference_id, destination, origin, payload)
+    SELECT e.ledger_id, e.reference_id, d.bank_id, posted_origin,
+           dual_ledger_payload(e::ledger_entries, posted_origin = d.bank_id)
+    FROM new_entries e
+    JOIN dual_ledgers d ON d.ledger_id = e.ledger_id
+    WHERE d.send_entries OR posted_origin = d.bank_id
+    ORDER BY e.id;
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER ledger_entries_tell_banks AFTER INSERT ON ledger_entries
+    REFERENCING NEW TABLE AS new_entries FOR EACH STATEMENT EXECUTE FUNCTION ledger_entries_tell_banks();
+
+-- Marks a ledger as kept by a bank too. What was posted to it before is noted for the bank as well, by the origin of its batch.
+-- Returns how many entries that were. Marking again changes nothing but send_entries.
+CREATE FUNCTION mark_dual_ledger(p_ledger_id text, p_bank_id text, p_send_entries boolean DEFAULT true) RETURNS bigint
+LANGUAGE plpgsql AS $$
+DECLARE
+    kept_with text;
+    noted     bigint;
+BEGIN
+    -- No entry may come between looking at those that are there and the mark that makes the trigger see new ones.
+    LOCK TABLE ledger_entries IN SHARE ROW EXCLUSIVE MODE;
+    INSERT INTO dual_ledgers (ledger_id, bank_id, send_entries) VALUES (p_ledger_id, p_bank_id, p_send_entries)
+    ON CONFLICT (ledger_id) DO UPDATE SET send_entries = excluded.send_entries
+    RETURNING bank_id INTO kept_with;
+    IF kept_with <> p_bank_id THEN
+        RAISE EXCEPTION 'ledger % is kept with bank % already, not with %', p_ledger_id, kept_with, p_bank_id
+            USING ERRCODE = 'restrict_violation';
+    END IF;
+    INSERT INTO dual_ledger_outbox (ledger_id, reference_id, destination, origin, payload)
+    SELECT e.ledger_id, e.reference_id, p_bank_id, coalesce(b.origin, 'LOCAL'),
+           dual_ledger_payload(e, coalesce(b.origin, 'LOCAL') = p_bank_id)
+    FROM ledger_entries e
+    LEFT JOIN backfill_batches b ON b.id = e.batch_id
+    WHERE e.ledger_id = p_ledger_id AND coalesce(b.origin, 'LOCAL') <> 'OPENING'
+      AND (p_send_entries OR b.origin = p_bank_id)
+    ORDER BY e.id
+    ON CONFLICT (ledger_id, reference_id, destination) DO NOTHING;
+    GET DIAGNOSTICS noted = ROW_COUNT;
+    RETURN noted;
+END
+$$;
+
+-- As in 0002: the functions work on the tables beside them, whatever the session's search_path says.
+DO $$
+DECLARE
+    function regprocedure;
+BEGIN
+    FOR function IN
+        SELECT oid FROM pg_proc
+        WHERE pronamespace = current_schema()::regnamespace
+          AND proname IN ('ledger_entries_tell_banks', 'mark_dual_ledger')
+    LOOP
+        EXECUTE format('ALTER FUNCTION %s SET search_path = %I, pg_temp', function, current_schema());
+    END LOOP;
+END
+$$;

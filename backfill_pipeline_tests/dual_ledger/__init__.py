@@ -1,0 +1,1 @@
+"""Dual ledgers, against the simulated bank over real HTTP and a real PostgreSQL."""
