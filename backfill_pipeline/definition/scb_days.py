@@ -4,8 +4,8 @@ Belongs here: how such a source is called, and its definition, made from the ban
 Does not: which days there are to fetch (`dual_ledger/`).
 
 Everything that is kept about a source (registration, partitions, batches, rejects, checkpoint, reconciliation,
-captures) is kept by its id. So each day has an id of its own, `bank@2024-03-01`: a day that fails, is fetched again or is
-repaired touches no other. Accounts and opening balances belong to the bank as a whole, and stay with its own id.
+captures) is kept by its id. So each day has an id of its own, `bank@2024-03-01`: a day that fails, is fetched again or
+is repaired touches no other. Accounts and opening balances belong to the bank as a whole, and stay with its own id.
 """
 
 import re
