@@ -1,6 +1,6 @@
 """Assembles all definitions: one asset group per source file, and what the ledger needs once.
 
-Belongs here: finding source files and putting assets, checks, jobs, the inbox's sensor and resources together.
+Belongs here: finding source files and putting assets, checks, jobs, schedules, sensors and resources together.
 Does not: what any of them does.
 """
 
@@ -14,14 +14,24 @@ import dagster as dg
 from backfill_pipeline.definition.catalogue import find_sources
 from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.errors import BackfillError, SourceDefinitionError
+from backfill_pipeline.orchestration.assets.bank_days import bank_assets
 from backfill_pipeline.orchestration.assets.constraints import constraints_asset
-from backfill_pipeline.orchestration.assets.keys import CONSTRAINTS_KEY, asset_key
+from backfill_pipeline.orchestration.assets.keys import (
+    BANK_TAG,
+    CONSTRAINTS_KEY,
+    DAY_ASSETS,
+    asset_key,
+    sync_job_name,
+)
 from backfill_pipeline.orchestration.assets.manifest import manifest_asset
 from backfill_pipeline.orchestration.assets.plan import plan_asset
 from backfill_pipeline.orchestration.assets.reconciliation import reconciliation_asset
 from backfill_pipeline.orchestration.assets.stages import stage_assets
+from backfill_pipeline.orchestration.assets.sync_status import sync_status_asset
 from backfill_pipeline.orchestration.inbox import inbox_sources
+from backfill_pipeline.orchestration.outbox import dispatch_job, outbox_sensor
 from backfill_pipeline.orchestration.resources import LedgerResource
+from backfill_pipeline.orchestration.schedules import nightly_schedule
 from backfill_pipeline.orchestration.sensors import inbox_sensor
 from backfill_pipeline.settings import load_settings
 from backfill_pipeline.stages.prepare import STAGES
@@ -41,16 +51,8 @@ def build_defs(
         settings = load_settings()
         sources = find_sources(settings.sources_dir, settings.registered_sources_dir)
     usable = [source for source in sources.values() if isinstance(source, SourceDefinition)]
-    assets: list[dg.AssetsDefinition] = [
-        asset
-        for source in usable
-        for asset in (
-            plan_asset(source),
-            manifest_asset(source),
-            stage_assets(source),
-            reconciliation_asset(source),
-        )
-    ]
+    banks = [source for source in usable if source.scb is not None]
+    assets = [asset for source in usable for asset in _assets(source)]
     broken = {name: error for name, error in sources.items() if isinstance(error, BackfillError)}
     assets += [
         _broken_source(f"{_plain(name)}_{number}" if _plain(name) != name else name, error)
@@ -58,17 +60,32 @@ def build_defs(
     ]
     jobs = {source.id: _jobs(source) for source in usable}
     watched = inbox_sources(usable, load_settings().inbox_dir)
+    # What constraints are applied to: all that is posted, of banks all that is proven equal.
+    before = [asset_key(source.id, "posted" if source.scb is None else "reconciliation") for source in usable]
+    dispatch = [dispatch_job(banks)] if banks else []
     return dg.Definitions(
-        assets=[*assets, constraints_asset([asset_key(source.id, "posted") for source in usable])],
-        jobs=[job for of_source in jobs.values() for job in of_source],
-        sensors=[inbox_sensor(usable, [job for source in watched for job in jobs[source.id]])],
+        assets=[*assets, constraints_asset(before)],
+        jobs=[*(job for of_source in jobs.values() for job in of_source), *dispatch],
+        schedules=[nightly_schedule(bank) for bank in banks],
+        sensors=[
+            inbox_sensor(usable, [job for source in watched for job in jobs[source.id]]),
+            *(outbox_sensor(banks, job) for job in dispatch),
+        ],
         resources={"ledger": LedgerResource(), **(resource_overrides or {})},
         # One process per run: a process per step costs four seconds each, and the steps share nothing but the ledger.
         executor=dg.in_process_executor,
     )
 
 
+def _assets(source: SourceDefinition) -> list[dg.AssetsDefinition]:
+    if source.scb is not None:
+        return [bank_assets(source), sync_status_asset(source)]
+    return [plan_asset(source), manifest_asset(source), stage_assets(source), reconciliation_asset(source)]
+
+
 def _jobs(source: SourceDefinition) -> list[dg.UnresolvedAssetJobDefinition]:
+    if source.scb is not None:
+        return [_sync_job(source)]
     return [
         dg.define_asset_job(
             f"register_{source.id}",
@@ -85,6 +102,17 @@ def _jobs(source: SourceDefinition) -> list[dg.UnresolvedAssetJobDefinition]:
             description=f"Takes partitions of {source.id} through all stages, applies the constraints and reconciles.",
         ),
     ]
+
+
+def _sync_job(bank: SourceDefinition) -> dg.UnresolvedAssetJobDefinition:
+    return dg.define_asset_job(
+        sync_job_name(bank.id),
+        selection=dg.AssetSelection.assets(
+            *(asset_key(bank.id, name) for name in DAY_ASSETS), CONSTRAINTS_KEY
+        ),
+        tags={BANK_TAG: bank.id},
+        description=f"Takes days of {bank.id} through everything: fetched, posted, acknowledged, compared.",
+    )
 
 
 def _plain(name: str) -> str:

@@ -15,7 +15,7 @@ PACKAGE = "backfill_pipeline"
 LOCK = CHECKOUT / "requirements.lock"
 
 MAY_IMPORT_DAGSTER = ("orchestration", "build", "definitions", "cli")
-BASE = ("errors", "money", "settings")
+BASE = ("errors", "money", "settings", "wording")
 # Who may import whom inside the package; what is not named here may import everything.
 MAY_IMPORT = {
     "errors": (),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 
 _INTERRUPTED = "backfill: interrupted; what is committed stays, backfill resume SOURCE carries on"
+_SYNC_INTERRUPTED = "backfill: interrupted; what is committed stays, the same command carries on"
 _PLAN_INTERRUPTED = "backfill: interrupted; a plan leaves nothing behind"
 # Characters of an unforeseen error's own text.
 _UNEXPECTED_SHOWN = 300
@@ -18,7 +19,9 @@ _UNEXPECTED_SHOWN = 300
 def main() -> None:
     """Entry point: runs the command, turns errors into one sentence and an exit code."""
     from backfill_pipeline.cli.preload import import_mostly
+    from backfill_pipeline.cli.signals import treat_sigterm_as_ctrl_c
 
+    treat_sigterm_as_ctrl_c()
     import_mostly()
 
     from backfill_pipeline.cli.app import app
@@ -50,6 +53,8 @@ def main() -> None:
 
 
 def _interrupted() -> str:
+    if sys.argv[1:2] in (["sync"], ["outbox"]):
+        return _SYNC_INTERRUPTED
     return _PLAN_INTERRUPTED if sys.argv[1:2] == ["plan"] else _INTERRUPTED
 
 

@@ -11,7 +11,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from backfill_pipeline.cli.bank_commands import outbox_app, sync_app
 from backfill_pipeline.cli.exit_codes import ExitCode
+from backfill_pipeline.cli.options import Day, Json, Source
 
 app = typer.Typer(
     name="backfill",
@@ -28,16 +30,11 @@ rejects_app = typer.Typer(no_args_is_help=True, help="Rows that were rejected, w
 db_app = typer.Typer(no_args_is_help=True, help="The ledger's database.")
 sources_app = typer.Typer(no_args_is_help=True, help="Source definitions: list, check and try them.")
 app.add_typer(sources_app, name="sources")
+app.add_typer(sync_app, name="sync")
+app.add_typer(outbox_app, name="outbox")
 app.add_typer(constraints_app, name="constraints")
 app.add_typer(rejects_app, name="rejects")
 app.add_typer(db_app, name="db")
-
-Source = Annotated[
-    str, typer.Argument(metavar="SOURCE", help="A source's id, or the path of its source file.")
-]
-Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object on standard output instead of text.")
-]
 
 
 @app.command()
@@ -213,6 +210,12 @@ def scb_simulator(
         list[str] | None,
         typer.Option(metavar="KIND:KEY=VALUE,...", help="A fault to switch on; can be given several times."),
     ] = None,
+    definitions: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Write a source definition of each ledger and its accounts into this folder."
+        ),
+    ] = None,
     token_lifetime_s: Annotated[
         int, typer.Option(min=1, max=86_400, help="Seconds until a token from /oauth/token ends.")
     ] = 3600,
@@ -239,7 +242,15 @@ def scb_simulator(
     }
     place = Place(host, port, state)
     raise typer.Exit(
-        simulate(place, config, given, fault or [], token_lifetime_s=token_lifetime_s, as_json=json)
+        simulate(
+            place,
+            config,
+            given,
+            fault or [],
+            definitions=definitions,
+            token_lifetime_s=token_lifetime_s,
+            as_json=json,
+        )
     )
 
 
@@ -255,15 +266,17 @@ def sources_list(json: Json = False) -> None:
 def sources_check(
     source: Source,
     rows: Annotated[int, typer.Option(min=1, max=1_000_000, help="Rows to map and validate.")] = 1000,
+    day: Day = None,
     json: Json = False,
 ) -> None:
     """Say everything that is wrong with a definition and its files, and what its first rows would become.
 
     Exit codes: 0 good, 2 the definition or a file is wrong, 3 rows would be rejected. Needs no database.
     """
+    from backfill_pipeline.cli.banks import parse_day
     from backfill_pipeline.cli.sources import check_source
 
-    raise typer.Exit(check_source(source, rows, as_json=json))
+    raise typer.Exit(check_source(source, rows, parse_day(day, "--day"), as_json=json))
 
 
 @sources_app.command("preview")
@@ -273,12 +286,14 @@ def sources_preview(
     from_line: Annotated[
         int, typer.Option("--from", min=1, metavar="LINE", help="The line of the file to begin with.")
     ] = 1,
+    day: Day = None,
     json: Json = False,
 ) -> None:
     """Show rows before and after mapping, with what is wrong below them. Posts nothing and needs no database."""
+    from backfill_pipeline.cli.banks import parse_day
     from backfill_pipeline.cli.sources import preview_source
 
-    raise typer.Exit(preview_source(source, rows, from_line, as_json=json))
+    raise typer.Exit(preview_source(source, rows, from_line, parse_day(day, "--day"), as_json=json))
 
 
 @sources_app.command("schema")

@@ -50,5 +50,5 @@ def _print(report: ConstraintReport, *, as_json: bool) -> None:
     if report.missing:
         console.print("  not enforced: " + ", ".join(report.missing), soft_wrap=True)
     if report.sample:
-        console.print(f"  {report.offending:,} accounts offend, the worst first:")
+        console.print(f"  accounts that offend: {report.offending:,}, the worst first")
         console.print(plain_table([asdict(offender) for offender in report.sample]))

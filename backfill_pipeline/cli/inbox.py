@@ -6,8 +6,9 @@ Does not: deciding what is to be done (`stages/inbox.py`), launching it (`orches
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from backfill_pipeline.cli.output import console, print_json
 from backfill_pipeline.cli.session import dagster_instance, open_session
@@ -16,10 +17,15 @@ from backfill_pipeline.definition.catalogue import find_sources
 from backfill_pipeline.definition.models import SourceDefinition
 
 if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
     from backfill_pipeline.orchestration.inbox import InboxOverview, SourceState
 
 _STYLES = {"done": "green", "running": "cyan", "ready": "cyan", "waiting": "yellow", "refused": "red"}
 _FILES_SHOWN = 20
+# Dagster's daemon says every 30 seconds that it looks at sensors.
+_SENSORS: Final = "SENSOR"
+_SILENT_S: Final = 90
 
 
 def show_inbox(*, as_json: bool) -> None:
@@ -40,8 +46,9 @@ def show_inbox(*, as_json: bool) -> None:
             remember=False,
         )
         folder = str(settings.inbox_dir)
+        watched = _is_watched(instance)
     if as_json:
-        print_json(_as_json(found, folder))
+        print_json(_as_json(found, folder, watched=watched))
         return
     console.print(f"inbox  {printable(folder)}", markup=False)
     if not found.sources:
@@ -50,11 +57,20 @@ def show_inbox(*, as_json: bool) -> None:
         _print_source(state)
     for path in found.strangers:
         console.print(f"no source takes {printable(str(path))}", markup=False)
+    if found.sources and not watched:
+        console.print("nothing watches it now: start backfill up, or post them with backfill run SOURCE")
 
 
-def _as_json(found: InboxOverview, folder: str) -> dict[str, object]:
+def _is_watched(instance: DagsterInstance) -> bool:
+    """Whether a daemon looked at the sensors of this home lately; one that was just stopped still counts."""
+    heartbeat = instance.get_daemon_heartbeats().get(_SENSORS)
+    return heartbeat is not None and heartbeat.timestamp > time.time() - _SILENT_S
+
+
+def _as_json(found: InboxOverview, folder: str, *, watched: bool) -> dict[str, object]:
     return {
         "inbox": folder,
+        "watched": watched,
         "sources": [
             {
                 "source_id": state.inbox.source_id,

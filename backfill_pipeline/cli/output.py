@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import date
 from decimal import Decimal
 
 from rich.console import Console
@@ -24,12 +24,16 @@ STATE_STYLES = {
     "match": "green",
     "applied": "green",
     "COMPLETED": "green",
+    "complete": "green",
     "failed": "red",
     "break": "red",
     "FAILED": "red",
     "refused": "yellow",
     "suspended": "yellow",
     "not run": "dim",
+    "never begun": "yellow",
+    "not tried": "yellow",
+    "open": "yellow",
     "not applied": "dim",
 }
 
@@ -42,7 +46,7 @@ def print_json(value: Mapping[str, object]) -> None:
 def _plain(value: object) -> object:
     if isinstance(value, Decimal):
         return format(value, "f")
-    if isinstance(value, datetime):
+    if isinstance(value, date):  # a moment is one too
         return value.isoformat()
     raise TypeError(f"no JSON for {type(value).__name__}")
 

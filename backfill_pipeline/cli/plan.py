@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from backfill_pipeline.cli.banks import refuse_whole_banks
 from backfill_pipeline.cli.exit_codes import ExitCode
 from backfill_pipeline.cli.output import console, print_json, remarks, state
 from backfill_pipeline.cli.session import named_source, open_session
 from backfill_pipeline.cli.sources import printable
 from backfill_pipeline.cli.tables import plain_table
+from backfill_pipeline.definition.catalogue import split_day
+from backfill_pipeline.wording import counted
 
 if TYPE_CHECKING:
     from backfill_pipeline.ledger.outlook import Total
@@ -36,6 +39,8 @@ _TEXT_SHOWN = 120
 def plan_source(name: str, *, as_json: bool, accept_changed: bool) -> ExitCode:
     """Plans a source and says what a run would do."""
     definition = named_source(name, register=False)
+    refuse_whole_banks(definition, "plan")
+    bank = definition if definition.scb is None else named_source(split_day(name)[0], register=False)
     # With a handler there, what psycopg remarks about a session that is interrupted does not reach standard error.
     logging.getLogger().addHandler(logging.NullHandler())
     with (
@@ -45,7 +50,12 @@ def plan_source(name: str, *, as_json: bool, accept_changed: bool) -> ExitCode:
         from backfill_pipeline.stages.plan import make_plan
 
         plan = make_plan(
-            definition, session.connection, session.places, accept_changed=accept_changed, progress=told
+            definition,
+            session.connection,
+            session.places,
+            accounts_of=bank,
+            accept_changed=accept_changed,
+            progress=told,
         )
     if as_json:
         ahead = {"outcome": plan.outcome, "exit_code": plan.exit_code, "ending": plan.ending}
@@ -157,7 +167,7 @@ def _constraints(plan: Plan) -> str:
         return f"{state(outlook.now)}; a run that fails leaves them so"
     if outlook.now == outlook.after == "applied":
         refused = plan.rejects_by_code.get("balance_constraint", 0)
-        return f"{state('applied')}{f', and refuse {refused:,} rows' if refused else ''}"
+        return state("applied") + (f", and refuse {counted(refused, 'row')}" if refused else "")
     if outlook.after == "refused":
         return f"{state(outlook.now)}, and would be {state('refused')}: {outlook.offending:,} of the accounts below"
     return f"{state(outlook.now)}, and would be {state('applied')}"

@@ -14,6 +14,7 @@ from backfill_pipeline.cli.exit_codes import ExitCode
 from backfill_pipeline.cli.output import console, print_json, remarks
 from backfill_pipeline.cli.sources import printable, readable_size
 from backfill_pipeline.errors import UsageError
+from backfill_pipeline.wording import counted
 
 if TYPE_CHECKING:
     from backfill_pipeline.profiling.columns import ColumnProfile
@@ -141,7 +142,9 @@ def _column(column: ColumnProfile) -> dict[str, object]:
 
 def _print(found: FileProfile) -> None:
     written, dialect = found.written, found.written.dialect
-    console.print(f"{found.file}  {readable_size(found.size_bytes)}, {found.rows:,} rows", markup=False)
+    console.print(
+        f"{found.file}  {readable_size(found.size_bytes)}, {counted(found.rows, 'row')}", markup=False
+    )
     ranges = ", ".join(f"{first:,} to {last:,}" for first, last in found.looked_at)
     console.print(f"  looked at rows {ranges or 'none'}")
     if (book := written.workbook) is not None:

@@ -1,4 +1,4 @@
-"""The progress bar of a run, fed from the checkpoint that every batch commits.
+"""The progress bar of a run, fed from what every batch, or every day of a bank, commits.
 
 Belongs here: polling and drawing.
 Does not: what progress is (`ledger/status.py`).
@@ -7,8 +7,10 @@ Does not: what progress is (`ledger/status.py`).
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, date, datetime
 
 from rich.progress import (
     BarColumn,
@@ -24,6 +26,7 @@ from rich.text import Text
 
 from backfill_pipeline.cli.output import remarks
 from backfill_pipeline.errors import BackfillError
+from backfill_pipeline.ledger.bank_days import ended_since
 from backfill_pipeline.ledger.connection import connect
 from backfill_pipeline.ledger.status import processed_rows
 
@@ -71,6 +74,69 @@ def posting_progress(ledger_url: str, source_id: str, rows: int, *, show: bool) 
         finally:
             done.set()
             watcher.join()
+
+
+@contextmanager
+def days_progress(ledger_url: str, source_id: str, days: Sequence[date], *, show: bool) -> Iterator[None]:
+    """Shows how many days of a bank are done while the block runs.
+
+    Args:
+        ledger_url: where the status of days is.
+        source_id: of the bank.
+        days: those of the run, in order.
+        show: False does nothing, for JSON output.
+    """
+    if not show or not days:
+        yield
+        return
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("days"),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        console=remarks,
+    )
+    done = threading.Event()
+    task = progress.add_task(source_id, total=len(days))
+    watcher = threading.Thread(
+        target=_watch_days,
+        args=(ledger_url, source_id, days, progress, task, done),
+        name="progress",
+        daemon=True,
+    )
+    with progress:
+        watcher.start()
+        try:
+            yield
+        finally:
+            done.set()
+            watcher.join()
+
+
+def _watch_days(
+    ledger_url: str,
+    source_id: str,
+    days: Sequence[date],
+    progress: Progress,
+    task: TaskID,
+    done: threading.Event,
+) -> None:
+    """Days are taken in order, so that the latest one that was ended since says how many are done."""
+    began = datetime.now(UTC)
+    try:
+        with connect(ledger_url, application_name="backfill progress") as connection:
+            finished = False
+            while not finished:
+                finished = done.wait(_POLL_S)
+                latest = ended_since(connection, source_id, days[0], days[-1], began)
+                progress.update(task, completed=0 if latest is None else bisect_right(days, latest))
+            # All days were complete before: a bar left at nothing would look like a run that did not get on.
+            if not progress.tasks[0].completed:
+                progress.update(task, visible=False)
+    except BackfillError:
+        return
 
 
 def _watch(

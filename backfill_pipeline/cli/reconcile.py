@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from backfill_pipeline.cli.banks import refuse_whole_banks, sync_command
 from backfill_pipeline.cli.exit_codes import ExitCode
 from backfill_pipeline.cli.output import console, print_json, state
 from backfill_pipeline.cli.session import named_source, open_session
@@ -16,6 +17,7 @@ from backfill_pipeline.cli.tables import plain_table
 from backfill_pipeline.stages.reconcile import ReconciliationReport, currency_rows, equation, reconcile
 from backfill_pipeline.stages.stated import stated_details
 from backfill_pipeline.stages.work import open_work
+from backfill_pipeline.wording import are, counted
 
 _SHOWN = 20
 
@@ -23,6 +25,7 @@ _SHOWN = 20
 def reconcile_source(name: str, *, as_json: bool) -> ExitCode:
     """Compares a source with the ledger: a break is exit code 4, partitions that are not posted yet are 1."""
     definition = named_source(name)
+    refuse_whole_banks(definition, "reconcile", instead=sync_command(definition, "reconcile"))
     with open_session() as session:
         session.registration(definition.id)
         report = reconcile(open_work(definition, session.places))
@@ -51,17 +54,20 @@ def _print_text(report: ReconciliationReport) -> None:
         f"[bold]{report.source_id}[/bold]  {state(report.verdict)}  {equation(report)}", soft_wrap=True
     )
     console.print(
-        f"  {report.entries_compared:,} entries and {report.opening_entries_compared:,} opening entries"
+        f"  {counted(report.entries_compared, 'entry', 'entries')} and"
+        f" {counted(report.opening_entries_compared, 'opening entry', 'opening entries')}"
         f" compared in every field, {report.seconds:.1f} s"
     )
     if report.open_partitions:
-        console.print(f"  so far: {report.open_partitions:,} partitions are not posted yet")
+        console.print(
+            f"  so far: {counted(report.open_partitions, 'partition')} {are(report.open_partitions)} not posted yet"
+        )
     if report.breaks:
-        console.print(f"  {report.break_count:,} breaks, the first:")
+        console.print(f"  {counted(report.break_count, 'break')}, the first:")
         console.print(plain_table([asdict(one) for one in report.breaks[:_SHOWN]]))
     if report.account_breaks:
         console.print(
-            f"  {report.account_break_count:,} accounts whose balance is not what its entries say, the first:"
+            f"  {counted(report.account_break_count, 'account')} whose balance is not what its entries say, the first:"
         )
         console.print(plain_table([asdict(one) for one in report.account_breaks[:_SHOWN]]))
     print_stated(report.stated)

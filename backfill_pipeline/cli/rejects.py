@@ -17,17 +17,20 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
+from backfill_pipeline.cli.banks import refuse_whole_banks
 from backfill_pipeline.cli.exit_codes import ExitCode
 from backfill_pipeline.cli.output import console, print_json, remarks, state
 from backfill_pipeline.cli.session import Session, named_source, open_session
 from backfill_pipeline.definition.models import SourceDefinition
+from backfill_pipeline.definition.scb_days import day_source_id
 from backfill_pipeline.errors import SourceChangedError, SourceFileError, UsageError
-from backfill_pipeline.ledger import rejects, replays
+from backfill_pipeline.ledger import bank_days, rejects, replays
 from backfill_pipeline.ledger.rejects import Reject
 from backfill_pipeline.stages.reconcile import ReconciliationReport, reconcile
 from backfill_pipeline.stages.reject_export import latest_cells, no_cells, source_cells, write_export
 from backfill_pipeline.stages.replay import ReplayReport, replay_rejects
 from backfill_pipeline.stages.work import open_work
+from backfill_pipeline.wording import counted
 
 # Characters of a raw record in the list; the export has it whole.
 _RAW_SHOWN = 200
@@ -36,6 +39,9 @@ _RAW_SHOWN = 200
 def list_rejects(name: str, code: str | None, limit: int, *, as_json: bool) -> None:
     """Prints rejects in source order, with what became of those that were sent again."""
     definition = named_source(name)
+    if definition.scb is not None and definition.api is None:
+        _list_rejected_days(definition, as_json=as_json)
+        return
     with open_session() as session:
         registration = session.registration(definition.id)
         found = rejects.list_rejects(session.connection, registration.id, limit=limit, code=code)
@@ -60,13 +66,37 @@ def list_rejects(name: str, code: str | None, limit: int, *, as_json: bool) -> N
     if total > len(found):
         all_of_them = "all that are not repaired" if repaired else "all"
         remarks.print(
-            f"{len(found)} of {total:,} rejects; --limit shows more, backfill rejects export writes {all_of_them}"
+            f"{len(found)} of {counted(total, 'reject')}; --limit shows more, backfill rejects export writes"
+            f" {all_of_them}"
         )
+
+
+def _list_rejected_days(definition: SourceDefinition, *, as_json: bool) -> None:
+    """Of a bank, whose days have rejects each on their own: which days, and why."""
+    with open_session() as session:
+        if not bank_days.bank_days(session.connection, definition.id).days:
+            raise UsageError(
+                f"no day of {definition.id} was fetched here yet: start with backfill sync run {definition.id}"
+            )
+        days = bank_days.rejects_by_day(session.connection, definition.id)
+        codes = bank_days.rejects_by_code(session.connection, definition.id)
+    if as_json:
+        by_day = {day.isoformat(): count for day, count in days.items()}
+        print_json({"source_id": definition.id, "by_code": codes, "by_day": by_day})
+        return
+    if not days:
+        console.print("no rejects")
+        return
+    console.print(", ".join(f"{code} {count:,}" for code, count in codes.items()))
+    for day, count in days.items():
+        console.print(f"{day_source_id(definition.id, day)}  {count:,}")
+    remarks.print(f"their rows: backfill rejects list {day_source_id(definition.id, next(iter(days)))}")
 
 
 def export_rejects(name: str, out: Path | None) -> None:
     """Writes the open rejects of a source's current revision as CSV, to be repaired and replayed."""
     definition = named_source(name)
+    refuse_whole_banks(definition, "rejects export")
     with open_session() as session:
         registration = session.registration(definition.id)
         states = replays.reject_states(session.connection, registration.id, open_only=True)
@@ -106,6 +136,7 @@ def replay(name: str, file: Path, *, as_json: bool) -> ExitCode:
         Clean when every row of the file is settled now, rejects when some are not, and a break as always.
     """
     definition = named_source(name)
+    refuse_whole_banks(definition, "rejects replay")
     with open_session() as session:
         session.registration(definition.id)
         report = replay_rejects(

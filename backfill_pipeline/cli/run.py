@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from backfill_pipeline.cli.banks import refuse_banks
 from backfill_pipeline.cli.exit_codes import ExitCode
 from backfill_pipeline.cli.output import console, print_json, remarks, state
 from backfill_pipeline.cli.progress import posting_progress
@@ -21,6 +22,7 @@ from backfill_pipeline.cli.stated import coloured
 from backfill_pipeline.errors import UsageError
 from backfill_pipeline.ledger import reconciliation, registrations, status
 from backfill_pipeline.ledger.registrations import Registration
+from backfill_pipeline.wording import counted
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -82,6 +84,7 @@ def run_source(name: str, partitions: str | None, *, as_json: bool, accept_chang
     """Registers a source and takes the wanted partitions through everything."""
     started = time.monotonic()
     definition = named_source(name)
+    refuse_banks(definition)
     with open_session(meanwhile=_HEAVY) as session:
         from backfill_pipeline.stages.manifest import check_can_be_asked
 
@@ -105,6 +108,7 @@ def resume_source(name: str, *, as_json: bool) -> ExitCode:
     """Takes the partitions that are not posted yet through everything."""
     started = time.monotonic()
     definition = named_source(name)
+    refuse_banks(definition)
     with open_session(meanwhile=_HEAVY) as session:
         registration = session.registration(definition.id)
         with _launcher(session, definition) as (defs, instance):
@@ -117,7 +121,8 @@ def resume_source(name: str, *, as_json: bool) -> ExitCode:
             missing = [partition.key for partition in registration.partitions if not partition.posted]
             if not missing:
                 remarks.print(
-                    f"all {len(keys)} partitions of {definition.id} are posted: constraints and reconciliation only"
+                    f"everything of {definition.id} is posted ({counted(len(keys), 'partition')}): constraints and"
+                    " reconciliation only"
                 )
             ranges = contiguous_ranges(missing, keys) or [[]]
             result = _launch(session, defs, instance, registration, ranges, started, quiet=as_json)
@@ -274,7 +279,7 @@ def _print_text(result: RunResult, line: Callable[..., None]) -> None:
     failed = f", {len(result.failed_partitions)} of them not posted" if result.failed_partitions else ""
     line(f"  partitions      {result.partitions}{failed}")
     line(f"  opening entries {result.opening_entries:,}")
-    offending = f", {result.offending_accounts:,} accounts offend" if result.offending_accounts else ""
+    offending = f", offending accounts: {result.offending_accounts:,}" if result.offending_accounts else ""
     line(f"  constraints     {state(result.constraints)}{offending}")
     line(f"  reconciliation  {state(result.reconciliation)}")
     if (stated := result.stated_balances) is not None:
@@ -282,7 +287,9 @@ def _print_text(result: RunResult, line: Callable[..., None]) -> None:
             f"  stated balances {coloured(str(stated['sentence']), agrees=bool(stated['agrees']))}",
             soft_wrap=True,
         )
-    line(f"  time            {result.seconds:.1f} s, {result.entries_per_second:,.0f} entries/s")
+    line(
+        f"  time            {result.seconds:.1f} s, {counted(round(result.entries_per_second), 'entry', 'entries')}/s"
+    )
     for advice in _next_steps(result):
         line(f"  next            {advice}", soft_wrap=True)
 

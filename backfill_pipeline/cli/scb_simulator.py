@@ -7,17 +7,15 @@ Does not: the bank (`scb_simulator/`).
 from __future__ import annotations
 
 import os
-import signal
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from backfill_pipeline.cli.exit_codes import ExitCode
 from backfill_pipeline.cli.output import console, print_json, remarks
 from backfill_pipeline.cli.preload import work_from_now_on
+from backfill_pipeline.cli.scb_definitions import write_definitions
+from backfill_pipeline.cli.signals import stopped_by_signals
 from backfill_pipeline.errors import TerminalError
 from backfill_pipeline.scb_simulator.faults import AnyFault, make_faults, written_faults
 from backfill_pipeline.scb_simulator.options import Options, make_options, read_file
@@ -43,6 +41,7 @@ def simulate(
     given: Mapping[str, object],
     faults: Sequence[str],
     *,
+    definitions: Path | None = None,
     token_lifetime_s: int,
     as_json: bool,
 ) -> ExitCode:
@@ -53,6 +52,7 @@ def simulate(
         config: a YAML file of options and faults.
         given: options of the command line by the names of the file's keys; None where not given.
         faults: as written on the command line; they take the place of the file's.
+        definitions: a folder for a source definition of each ledger; None writes none.
         token_lifetime_s: of tokens for client credentials.
         as_json: one JSON object instead of text, once it serves.
     """
@@ -60,7 +60,7 @@ def simulate(
     state = _default_state() if place.state is None else place.state.absolute()
     credentials, file = _credentials(state)
     with (
-        _stopped_by_signals() as stop,
+        stopped_by_signals() as stop,
         running(
             options,
             state=state,
@@ -72,7 +72,8 @@ def simulate(
         ) as simulator,
     ):
         work_from_now_on()
-        _tell(simulator, state, file, as_json=as_json)
+        written = [] if definitions is None else write_definitions(definitions.absolute(), simulator)
+        _tell(simulator, state, file, written, as_json=as_json)
         while not stop.wait(_LOOK_EVERY_S):
             if not simulator.serving():
                 raise TerminalError(
@@ -112,7 +113,9 @@ def _credentials(state: Path) -> tuple[Credentials, Path | None]:
     return made_up(file), file
 
 
-def _tell(simulator: Simulator, state: Path, file: Path | None, *, as_json: bool) -> None:
+def _tell(
+    simulator: Simulator, state: Path, file: Path | None, definitions: Sequence[Path], *, as_json: bool
+) -> None:
     options = simulator.bank.options
     if as_json:
         print_json(
@@ -121,6 +124,7 @@ def _tell(simulator: Simulator, state: Path, file: Path | None, *, as_json: bool
                 "ledgers": [ledger.id for ledger in options.ledgers],
                 "state": str(state),
                 "credentials_file": None if file is None else str(file),
+                "definitions": [str(path) for path in definitions],
             }
         )
     else:
@@ -137,22 +141,8 @@ def _tell(simulator: Simulator, state: Path, file: Path | None, *, as_json: bool
             "credentials    from the environment" if file is None else f"credentials    . {file}",
             markup=False,
         )
+        for path in definitions:
+            console.print(f"definition     {path}", markup=False)
         for switch in simulator.bank.switches.current():
             console.print(f"fault          {switch.fault.kind}, struck {switch.fired:,} times so far")
     console.file.flush()
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set: both end the command in the same, clean way."""
-    stop = threading.Event()
-
-    def ask(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

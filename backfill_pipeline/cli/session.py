@@ -48,11 +48,14 @@ class Session:
         Raises:
             UsageError: it was never registered.
         """
+        from backfill_pipeline.definition.scb_days import split_day_source_id
         from backfill_pipeline.errors import UsageError
 
         registration = load(self.connection, source_id)
         if registration is None:
-            raise UsageError(f"source {source_id} was never run here: start it with backfill run {source_id}")
+            day = split_day_source_id(source_id)
+            start = f"run {source_id}" if day is None else f"sync run {day[0]} --from {day[1]} --to {day[1]}"
+            raise UsageError(f"source {source_id} was never run here: start it with backfill {start}")
         return registration
 
 
@@ -82,14 +85,27 @@ def named_source(name: str, *, register: bool = True) -> SourceDefinition:
     """The source of this id, or of the file at this path: found before any server is started for it.
 
     Args:
-        name: the id or path.
+        name: the id or path; with `@` and a day, that day of a bank.
         register: a file given by its path is linked into the home, and is what its id means from then on.
     """
     from backfill_pipeline.definition.catalogue import resolve_source
 
     settings = load_settings()
     settings.prepare_home()
-    return resolve_source(name, settings.sources_dir, settings.registered_sources_dir, register=register)
+    before = {link.stem: link.resolve() for link in settings.registered_sources_dir.glob("*.yaml")}
+    definition = resolve_source(
+        name, settings.sources_dir, settings.registered_sources_dir, register=register
+    )
+    former = before.get(definition.id)
+    if register and former is not None and former.exists() and former != definition.path.resolve():
+        from backfill_pipeline.cli.output import remarks
+
+        remarks.print(
+            f"{definition.id} means {definition.path} from now on; before, it meant {former}",
+            markup=False,
+            soft_wrap=True,
+        )
+    return definition
 
 
 @contextmanager

@@ -15,8 +15,10 @@ from backfill_pipeline.cli.exit_codes import ExitCode
 from backfill_pipeline.cli.output import console, print_json, state
 from backfill_pipeline.cli.session import Session, open_session
 from backfill_pipeline.cli.tables import plain_table
+from backfill_pipeline.definition.scb_days import split_day_source_id
 from backfill_pipeline.ledger import (
     audit,
+    bank_days,
     checkpoints,
     constraints,
     reconciliation,
@@ -24,6 +26,7 @@ from backfill_pipeline.ledger import (
     rejects,
     status,
 )
+from backfill_pipeline.wording import counted
 
 _COUNTS = ("read", "posted", "duplicates", "conflicts", "rejected", "filtered")
 _FAILED_SHOWN = 5
@@ -32,15 +35,24 @@ _FAILED_SHOWN = 5
 def show_status(*, as_json: bool) -> None:
     """Every source that was registered, and the constraints of the ledger."""
     with open_session() as session:
+        ids = registrations.source_ids(session.connection)
+        banks = sorted({named[0] for one in ids if (named := split_day_source_id(one)) is not None})
         sources = [
-            _source_status(session, source_id) for source_id in registrations.source_ids(session.connection)
+            _source_status(session, source_id) for source_id in ids if split_day_source_id(source_id) is None
         ]
+        synced = [_bank_status(session, source_id) for source_id in banks]
         state_of_constraints = constraints.state(session.connection)
         location = session.endpoint.description
         home = str(session.settings.home)
     if as_json:
         print_json(
-            {"ledger": location, "home": home, "constraints": state_of_constraints, "sources": sources}
+            {
+                "ledger": location,
+                "home": home,
+                "constraints": state_of_constraints,
+                "sources": sources,
+                "banks": synced,
+            }
         )
         return
     console.print(f"ledger  {location}", soft_wrap=True)
@@ -51,10 +63,36 @@ def show_status(*, as_json: bool) -> None:
         else ""
     )
     console.print(f"balance constraints  {state(state_of_constraints)}{note}")
-    if not sources:
+    if not sources and not synced:
         console.print("no source was run yet: backfill run SOURCE")
     for source in sources:
         _print_source(source)
+    for bank in synced:
+        _print_bank(bank)
+
+
+def _bank_status(session: Session, source_id: str) -> dict[str, object]:
+    """A bank is one line, however many days it has; `backfill sync status` has them."""
+    days = bank_days.bank_days(session.connection, source_id)
+    return {
+        "source_id": source_id,
+        **asdict(days),
+        "rejects_by_code": bank_days.rejects_by_code(session.connection, source_id),
+    }
+
+
+def _print_bank(bank: dict[str, object]) -> None:
+    codes = bank["rejects_by_code"]
+    assert isinstance(codes, dict)
+    console.print()
+    console.print(
+        f"[bold]{bank['source_id']}[/bold]  {bank['days']:,} days of a bank, {bank['first']} to {bank['last']}"
+        + (f", {bank['open_days']:,} of them not posted" if bank["open_days"] else "")
+    )
+    console.print("  " + ", ".join(f"{name} {bank[name]:,}" for name in _COUNTS))
+    if codes:
+        console.print("  rejects: " + ", ".join(f"{code} {count:,}" for code, count in codes.items()))
+    console.print(f"  next: backfill sync status {bank['source_id']}")
 
 
 def _source_status(session: Session, source_id: str) -> dict[str, object]:
@@ -89,14 +127,15 @@ def _print_source(source: dict[str, object]) -> None:
     counts = {name: source[name] for name in _COUNTS}
     partitions = source["partitions"]
     failed = source["failed_partitions"]
-    codes = source["rejects_by_code"]
+    codes, rows = source["rejects_by_code"], source["rows"]
+    assert isinstance(rows, int)
     assert isinstance(partitions, dict)
     assert isinstance(failed, dict)
     assert isinstance(codes, dict)
     console.print()
     console.print(
         f"[bold]{source['source_id']}[/bold]  {state(str(source['status']))}  revision {source['revision']},"
-        f" {source['rows']:,} rows of {escape(str(source['file']))}",
+        f" {counted(rows, 'row')} of {escape(str(source['file']))}",
         soft_wrap=True,
     )
     console.print("  " + ", ".join(f"{name} {count:,}" for name, count in counts.items()))

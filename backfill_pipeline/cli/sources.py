@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,11 +17,12 @@ from rich.text import Text
 
 from backfill_pipeline.cli.exit_codes import ExitCode
 from backfill_pipeline.cli.output import console, print_json, remarks, state
-from backfill_pipeline.errors import BackfillError, SourceDefinitionError
+from backfill_pipeline.errors import BackfillError, SourceDefinitionError, UsageError
 from backfill_pipeline.settings import Settings, load_settings
+from backfill_pipeline.wording import counted
 
 if TYPE_CHECKING:
-    from backfill_pipeline.definition.problems import Problem
+    from backfill_pipeline.definition.problems import CheckedFile, Problem
     from backfill_pipeline.stages.preview import Preview, PreviewRow
 
 # Characters of a value, and of a raw record, that people are shown; JSON has them whole.
@@ -41,11 +43,12 @@ def list_sources(*, as_json: bool) -> ExitCode:
     settings = load_settings()
     found = find_sources(settings.sources_dir, settings.registered_sources_dir)
     usable = [name for name, one in found.items() if not isinstance(one, SourceDefinitionError)]
+    banks = [name for name in usable if getattr(found[name], "type", None) == "scb"]
     registered: dict[str, dict[str, object]] = {}
     trouble: str | None = None
     if usable and _may_have_a_ledger(settings):
         try:
-            registered = _registered(usable)
+            registered = _registered(usable, banks)
         except BackfillError as error:
             trouble = str(error)
     sources: list[dict[str, object]] = []
@@ -66,6 +69,7 @@ def list_sources(*, as_json: bool) -> ExitCode:
                 "live": one.is_live,
                 "missing": file is not None and size is None,
                 "rows": here["rows"] if here else None,
+                "days": here.get("days") if here else None,
                 "status": here["status"] if here else "unknown" if trouble else "not run",
             }
         )
@@ -83,13 +87,18 @@ def _may_have_a_ledger(settings: Settings) -> bool:
     return settings.ledger_database_url is not None or (settings.postgres_dir / "data").is_dir()
 
 
-def _registered(names: list[str]) -> dict[str, dict[str, object]]:
+def _registered(names: list[str], banks: list[str]) -> dict[str, dict[str, object]]:
     from backfill_pipeline.cli.session import open_session
-    from backfill_pipeline.ledger import checkpoints, registrations
+    from backfill_pipeline.ledger import bank_days, checkpoints, registrations
 
     found: dict[str, dict[str, object]] = {}
     with open_session() as session:
         known = set(registrations.source_ids(session.connection))
+        for name in banks:
+            days = bank_days.bank_days(session.connection, name)
+            if days.days:
+                status = "IN_PROGRESS" if days.open_days else "COMPLETED"
+                found[name] = {"rows": days.read, "days": days.days, "status": status}
         for name in known.intersection(names):
             registration = registrations.load(session.connection, name)
             checkpoint = checkpoints.load(session.connection, name)
@@ -119,7 +128,8 @@ def _print_sources(sources: list[dict[str, object]], settings: Settings) -> None
         size = one["bytes"]
         lacking = "[red]no such file[/red]" if one["missing"] else "live" if one["live"] else "several files"
         told = readable_size(size) if isinstance(size, int) else lacking
-        rows = f", {one['rows']:,} rows" if one["rows"] is not None else ""
+        days = f" of {counted(one['days'], 'day')}" if isinstance(one["days"], int) else ""
+        rows = f", {counted(one['rows'], 'row')}{days}" if isinstance(one["rows"], int) else ""
         console.print(
             f"[bold]{one['source_id']}[/bold]  {one['type']}  {told}{rows}  {state(str(one['status']))}"
         )
@@ -137,15 +147,16 @@ def readable_size(size: int) -> str:
 # --- check ------------------------------------------------------------------------------------------------------
 
 
-def check_source(name: str, rows: int, *, as_json: bool) -> ExitCode:
+def check_source(name: str, rows: int, day: date | None, *, as_json: bool) -> ExitCode:
     """All that is wrong with a definition and its files, and what the first rows would become."""
     from backfill_pipeline.definition.problems import check_file
-    from backfill_pipeline.stages.preview import check_files, sample_by_code
+    from backfill_pipeline.stages.preview import sample_by_code
 
+    name, day = _named_day(name, day)
     checked = check_file(find_path(name))
     problems, found = list(checked.problems), None
     if checked.definition is not None:
-        problems, found = check_files(checked, rows=rows)
+        problems, found = _check_files(checked, rows, day)
     samples = sample_by_code(found) if found else []
     if as_json:
         print_json(
@@ -166,13 +177,44 @@ def check_source(name: str, rows: int, *, as_json: bool) -> ExitCode:
         if problems:
             console.print(f"{len(problems)} {'problem' if len(problems) == 1 else 'problems'}")
         if found is not None and checked.definition is not None:
-            console.print(f"[bold]{checked.definition.id}[/bold]  the definition and its files are right")
+            about = f" (looked at {found.source_id})" if found.source_id != checked.definition.id else ""
+            console.print(
+                f"[bold]{checked.definition.id}[/bold]  the definition and its files are right{about}"
+            )
             _print_counts(found)
             for row in samples:
                 _print_reject(row)
     if problems:
         return ExitCode.USAGE
     return ExitCode.REJECTS_OR_REFUSED if found is not None and found.rejected else ExitCode.CLEAN
+
+
+def _named_day(name: str, day: date | None) -> tuple[str, date | None]:
+    """A source without its day, and the day: in the name, as an option, or none."""
+    from backfill_pipeline.definition.catalogue import split_day
+
+    source, named = split_day(name)
+    if named is not None and day is not None and day != named:
+        raise UsageError(f"{name} is about one day and --day {day} about another: leave one of them out")
+    return source, named or day
+
+
+def _check_files(checked: CheckedFile, rows: int, day: date | None) -> tuple[list[Problem], Preview | None]:
+    """What is wrong behind a definition that reads well; of a bank, with a day of it."""
+    from backfill_pipeline.cli.banks import day_to_look_at
+    from backfill_pipeline.definition.problems import Problem
+    from backfill_pipeline.errors import SettingsError, SourceFileError
+    from backfill_pipeline.stages.preview import check_files
+
+    definition = checked.definition
+    assert definition is not None
+    try:
+        looked_at = day_to_look_at(definition, day)
+    except (SourceFileError, SettingsError) as error:
+        key = definition.place_key
+        words = f"{key} is {definition.place}: {str(error).removesuffix('.')}"
+        return [Problem(definition.path, checked.line_of(key), key, words)], None
+    return check_files(checked, rows=rows, day=looked_at)
 
 
 def _problem(problem: Problem) -> dict[str, object]:
@@ -207,12 +249,14 @@ def find_path(name: str) -> Path:
 # --- preview ----------------------------------------------------------------------------------------------------
 
 
-def preview_source(name: str, rows: int, from_line: int, *, as_json: bool) -> ExitCode:
+def preview_source(name: str, rows: int, from_line: int, day: date | None, *, as_json: bool) -> ExitCode:
     """Rows before and after. A look only: rejected rows do not change the exit code."""
+    from backfill_pipeline.cli.banks import day_to_look_at
     from backfill_pipeline.definition.load import load_definition
     from backfill_pipeline.stages.preview import preview
 
-    definition = load_definition(find_path(name))
+    name, day = _named_day(name, day)
+    definition = day_to_look_at(load_definition(find_path(name)), day)
     found = preview(definition, rows=rows, from_line=from_line)
     if as_json:
         print_json(
@@ -246,7 +290,7 @@ def _print_counts(found: Preview) -> None:
     else:
         where = f"line {first.line:,}," if first is last else f"lines {first.line:,} to {last.line:,},"
     console.print(
-        f"{where} {len(found.rows):,} rows: good {found.good:,}, filtered {sum(found.filtered.values()):,},"
+        f"{where} {counted(len(found.rows), 'row')}: good {found.good:,}, filtered {sum(found.filtered.values()):,},"
         f" rejected {sum(found.rejected.values()):,}"
     )
     for kind, counts in (("filtered", found.filtered), ("rejected", found.rejected)):

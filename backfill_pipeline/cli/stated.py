@@ -21,7 +21,7 @@ def print_stated(report: StatedReport | None) -> None:
     if report.differing:
         console.print(
             f"  stated minus ledger: {report.smallest:,f} to {report.largest:,f}, {report.last:,f} at the last row;"
-            f" {report.accounts_differing:,} of {report.accounts:,} accounts differ at theirs"
+            f" accounts that differ at theirs: {report.accounts_differing:,} of {report.accounts:,}"
         )
         more = report.step_count - len(report.steps)
         console.print(

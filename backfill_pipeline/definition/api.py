@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal, Self
 from urllib.parse import SplitResult, urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, PrivateAttr, Tag, model_validator
 
 from backfill_pipeline.definition.api_auth import (
     ApiKeyAuth,
@@ -300,6 +300,8 @@ class ApiSource(Model):
     max_page_bytes: Annotated[int, between(1024, 268_435_456)] = 16_777_216
     max_pages: Annotated[int, between(1, 10_000_000)] = 100_000
 
+    _key: str = PrivateAttr(default="api")
+
     @model_validator(mode="after")
     def _address(self) -> Self:
         parts = urlsplit(self.path)
@@ -359,6 +361,17 @@ class ApiSource(Model):
                 raise problem(f"sets the parameter {name}, which {taken[name]} sets too", section)
             taken[name] = section
         return self
+
+    @property
+    def section(self) -> str:
+        """The key of the definition under which it is written, for messages."""
+        return self._key
+
+    def written_under(self, key: str) -> Self:
+        """The same, made from another section of the definition."""
+        other = self.model_copy()
+        other._key = key
+        return other
 
     @property
     def states_total(self) -> bool:

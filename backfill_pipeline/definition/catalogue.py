@@ -6,14 +6,19 @@ Does not: reading a single one (`load.py`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from datetime import date
 from pathlib import Path
 
 from backfill_pipeline.definition.load import load_definition
 from backfill_pipeline.definition.models import SourceDefinition
+from backfill_pipeline.definition.scb_days import day_definition
 from backfill_pipeline.errors import SourceDefinitionError, UsageError
 
 SUFFIXES = (".yaml", ".yml")
+
+_DAY = re.compile(r"(?P<source>.+)@(?P<day>\d{4}-\d{1,2}-\d{1,2})")
 
 
 def find_sources(
@@ -38,6 +43,7 @@ def find_sources(
         if earlier.path.resolve() != definition.path.resolve():
             taken = f"{definition.path}: id {definition.id} is taken by {earlier.path}: give one of them another id."
             broken.append((path.stem, SourceDefinitionError(taken)))
+    broken += _kept_twice(usable)
     found: dict[str, SourceDefinition | SourceDefinitionError] = dict(usable)
     for stem, problem in broken:
         name = _safe_name(stem)
@@ -47,10 +53,42 @@ def find_sources(
     return dict(sorted(found.items()))
 
 
+def _kept_twice(usable: dict[str, SourceDefinition]) -> list[tuple[str, SourceDefinitionError]]:
+    """Takes out definitions of a bank or a ledger that an earlier one is about already."""
+    broken = []
+    kept: list[SourceDefinition] = []
+    for definition in list(usable.values()):
+        if problem := _taken_bank(definition, kept):
+            broken.append((definition.id, SourceDefinitionError(problem)))
+            del usable[definition.id]
+        else:
+            kept.append(definition)
+    return broken
+
+
+def _taken_bank(definition: SourceDefinition, others: Iterable[object]) -> str | None:
+    """What is wrong when another definition is about the same bank or ledger: a ledger is kept with one bank."""
+    if definition.scb is None:
+        return None
+    for other in others:
+        if not isinstance(other, SourceDefinition) or other.scb is None or other.id == definition.id:
+            continue
+        for key, ours, theirs in (
+            ("scb.bank_id", definition.scb.bank_id, other.scb.bank_id),
+            ("fields.ledger_id", definition.dual_ledger_id, other.dual_ledger_id),
+        ):
+            if ours == theirs:
+                return (
+                    f"{definition.path}: {key} is {ours!r}, which {other.path} has too: a bank keeps one ledger"
+                    " with us, so remove one of the two files."
+                )
+    return None
+
+
 def resolve_source(
     name: str, sources_dir: Path, registered_dir: Path, *, register: bool = True
 ) -> SourceDefinition:
-    """The source that a command names: by id, or by the path of its file.
+    """The source that a command names: by id, or by the path of its file; either with `@` and a day of a bank.
 
     Args:
         name: the id or path.
@@ -60,9 +98,49 @@ def resolve_source(
             leave nothing behind.
 
     Raises:
-        UsageError: there is no such source.
+        UsageError: there is no such source, or it has no such day.
         SourceDefinitionError: its definition is wrong, or its id belongs to another file.
     """
+    name, day = split_day(name)
+    definition = _resolve(name, sources_dir, registered_dir, register=register)
+    return definition if day is None else day_of(definition, day)
+
+
+def split_day(name: str) -> tuple[str, date | None]:
+    """What a command names without its day, and the day: `scb_01@2024-03-01` is a day of scb_01.
+
+    Raises:
+        UsageError: there is no such day in the calendar.
+    """
+    match = _DAY.fullmatch(name)
+    if match is None:
+        return name, None
+    try:
+        return match["source"], date.fromisoformat(match["day"])
+    except ValueError:
+        raise UsageError(
+            f"{name}: {match['day']} is no day of the calendar: write it as 2024-03-01"
+        ) from None
+
+
+def day_of(definition: SourceDefinition, day: date) -> SourceDefinition:
+    """The definition of one day of a bank.
+
+    Raises:
+        UsageError: the source is no bank, or its days begin later.
+    """
+    if definition.scb is None:
+        raise UsageError(
+            f"source {definition.id} is of type {definition.type}, and only type scb has days: name it without @{day}"
+        )
+    if day < definition.scb.start:
+        raise UsageError(
+            f"{definition.id} begins on {definition.scb.start} (scb.start), and {day} is before that: name a later day"
+        )
+    return day_definition(definition, day)
+
+
+def _resolve(name: str, sources_dir: Path, registered_dir: Path, *, register: bool) -> SourceDefinition:
     if "/" in name or name.endswith(SUFFIXES):
         return register_path(Path(name), sources_dir, registered_dir, link=register)
     sources = find_sources(sources_dir, registered_dir)
@@ -92,7 +170,10 @@ def register_path(
 ) -> SourceDefinition:
     """Reads a source file anywhere and links it, so that the UI shows it as well; without `link` it only reads."""
     definition = load_definition(path)
-    taken = find_sources(sources_dir, registered_dir).get(definition.id)
+    sources = find_sources(sources_dir, registered_dir)
+    if problem := _taken_bank(definition, sources.values()):
+        raise SourceDefinitionError(problem)
+    taken = sources.get(definition.id)
     if isinstance(taken, SourceDefinition):
         if taken.path.resolve() == path.resolve():
             return definition

@@ -162,6 +162,13 @@ class SourceDefinition(Model):
                 "must be the column reference, as it is, with type scb: both ledgers name an entry alike",
                 "fields.reference_id",
             )
+        opening = None if self.accounts is None else self.accounts.opening
+        if opening is not None and opening.ledger_id != self.dual_ledger_id:
+            raise problem(
+                f"must be {self.dual_ledger_id} with type scb, as fields.ledger_id says: both sides begin with it",
+                "accounts.opening.ledger_id",
+                opening.ledger_id,
+            )
         for number, rule in enumerate(self.rules):
             for field in ("ledger_id", "reference_id"):
                 if field in (rule.set or {}):

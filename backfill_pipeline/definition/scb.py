@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from backfill_pipeline.definition.api import ApiSource, Cursors, Headers, Windows, day_text
 from backfill_pipeline.definition.api_auth import Auth, ClientCredentialsAuth, HttpUrl, check_encrypted
 from backfill_pipeline.definition.base import Model, Name, ZoneName, between, problem
+from backfill_pipeline.definition.cron import CronText
 
 CONTROL_COLUMNS: Final = ("reference", "booked_at", "debit_account", "credit_account", "amount", "currency")
 """What control totals are made of. They are read of every entry, whatever the mapping makes of them."""
@@ -27,7 +28,7 @@ class NightlySync(Model):
     """When a bank's days are fetched without anybody asking for it."""
 
     enabled: bool = True
-    cron: str = "0 3 * * *"
+    cron: CronText = "0 3 * * *"
     timezone: ZoneName | None = None
     lookback_days: Annotated[int, between(0, 366)] = 3
 
@@ -134,4 +135,4 @@ class ScbSection(Model):
             "max_page_bytes": self.max_page_bytes,
             **how,
         }
-        return ApiSource.model_validate(values)
+        return ApiSource.model_validate(values).written_under("scb")

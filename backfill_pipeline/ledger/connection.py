@@ -110,8 +110,8 @@ def safe_location(url: str) -> str:
 
 
 @contextmanager
-def source_lock(url: str, source_id: str) -> Iterator[None]:
-    """Makes the caller the only writer of a source until the block ends.
+def source_lock(url: str, source_id: str) -> Iterator[Connection]:
+    """Makes the caller the only writer of a source until the block ends; gives the connection that holds the lock.
 
     A session-level advisory lock: it dies with its connection, so a killed run never leaves it behind.
 
@@ -128,7 +128,7 @@ def source_lock(url: str, source_id: str) -> Iterator[None]:
                 )
             time.sleep(0.2)
         try:
-            yield
+            yield connection
         finally:
             # The server notices a closed connection a moment later, and whoever asks then would find the source busy.
             with suppress(psycopg.Error):

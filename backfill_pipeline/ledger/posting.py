@@ -20,6 +20,7 @@ from backfill_pipeline.errors import LedgerError, TransientLedgerError
 from backfill_pipeline.ledger import checkpoints, rejects, replays, staging
 from backfill_pipeline.ledger.connection import ADVISORY_LOCK_SPACE, Connection, ledger_errors
 from backfill_pipeline.ledger.entries import COPY_SQL, copy_entries
+from backfill_pipeline.ledger.parts import Parts, paired_otherwise
 from backfill_pipeline.ledger.sampling import Sample, take_sample
 from backfill_pipeline.ledger.staging import REFUSED_SCHEMA, SortedOut
 
@@ -62,13 +63,13 @@ class PostingPolicy:
     Attributes:
         skip_duplicates: True counts a repeated entry as a duplicate, False as a reject.
         create_unknown_accounts: True opens an account that an entry names and the ledger lacks.
-        together: int64 per entry of the batch, the number of what it is a part of. Where one part is a conflict, none
-            of the others is posted. None: each entry is by itself.
+        together: what the entries of the batch are parts of. Where the ledger has one in another form, no part of it is
+            posted. None: each entry is by itself.
     """
 
     skip_duplicates: bool = True
     create_unknown_accounts: bool = False
-    together: pa.Array | None = None
+    together: Parts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,7 +310,12 @@ def _post_entries(
 ) -> tuple[str, SortedOut]:
     """Posts entries by COPY, or through staging when something stands in the way; which of the two, and the outcome."""
     sample = take_sample(connection, entries)
-    if expect_trouble or sample.found or not _copy(connection, entries, batch_id):
+    if (
+        expect_trouble
+        or sample.found
+        or paired_otherwise(connection, entries, policy.together)
+        or not _copy(connection, entries, batch_id)
+    ):
         return "staging", _sort_out(connection, entries, batch_id, policy, sample)
     return "copy", SortedOut(entries.num_rows, 0, 0, 0, REFUSED_SCHEMA.empty_table())
 

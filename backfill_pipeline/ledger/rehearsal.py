@@ -28,6 +28,7 @@ from backfill_pipeline.errors import TransientLedgerError
 from backfill_pipeline.ledger import accounts, staging
 from backfill_pipeline.ledger.connection import Connection, ledger_errors
 from backfill_pipeline.ledger.entries import COPY_COLUMNS, copy_entries
+from backfill_pipeline.ledger.parts import Parts, others_posted, paired_otherwise
 from backfill_pipeline.ledger.posting import (
     ROW_PROBLEMS,
     BatchOutcome,
@@ -100,8 +101,14 @@ class Rehearsal:
         return Destination(
             sql.Identifier(ENTRIES),
             sql.Identifier("pg_temp", "backfill_settle_balances"),
+            known=self._known,
             rehearsed_under=self.tables.under_constraints,
         )
+
+    @property
+    def _known(self) -> sql.Composed:
+        """The ledger's own entries, without those that were rehearsed."""
+        return sql.SQL("{}.ledger_entries").format(self.tables.ledger)
 
     def open_accounts(self, book: pa.Table) -> int:
         """Rehearses `accounts.open_accounts`; how many would be opened.
@@ -177,7 +184,11 @@ class Rehearsal:
         with _rehearsed():
             named = self._meet_named(entries)
             path, told = "copy", SortedOut(entries.num_rows, 0, 0, 0, staging.REFUSED_SCHEMA.empty_table())
-            if expect_trouble or not self._copy(entries, number):
+            if (
+                expect_trouble
+                or self._paired_otherwise(entries, policy.together)
+                or not self._copy(entries, number)
+            ):
                 path = "staging"
                 with self.connection.transaction():
                     told = staging.sort_out(
@@ -195,6 +206,14 @@ class Rehearsal:
                         rejects = describe_rejects(told.refused)
             self._tidy_up(staged=path == "staging")
         return outcome_of(entries.num_rows, told, policy, path, time.monotonic() - started), rejects
+
+    def others_posted(self, registration_id: int) -> bool:
+        """Rehearses `parts.others_posted`."""
+        return others_posted(self.connection, registration_id, self._known)
+
+    def _paired_otherwise(self, entries: pa.Table, parts: Parts | None) -> bool:
+        with self.connection.transaction():
+            return paired_otherwise(self.connection, entries, parts, self._known)
 
     def _tidy_up(self, *, staged: bool) -> None:
         """What the end of a transaction does otherwise."""

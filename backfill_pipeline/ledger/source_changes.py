@@ -19,6 +19,7 @@ from backfill_pipeline.ledger.registered import (
     key_digits,
 )
 from backfill_pipeline.ledger.source_files import RegisteredFile
+from backfill_pipeline.wording import are, counted
 
 
 def refuse_copies(known: Sequence[RegisteredFile], plan: RegistrationPlan, *, accept_changed: bool) -> None:
@@ -120,8 +121,9 @@ def refuse_unless_safe(
     if current_batches and open_partitions:
         raise SourceChangedError(
             f"source {plan.source_id} changed since it was registered: {what}; {open_partitions} of"
-            f" {len(current.partitions)} partitions are not posted yet, so restore what changed and resume,"
-            " or register it as a new revision with --accept-changed (manifest config: accept_changed)"
+            f" {counted(len(current.partitions), 'partition')} {are(open_partitions)} not posted yet, so"
+            " restore what changed and resume, or register it as a new revision with --accept-changed (manifest config:"
+            " accept_changed)"
         )
     # Entries of every earlier revision count: they would be posted once more under other references.
     if not batches:

@@ -2,13 +2,12 @@
 
 The batch goes into a temporary table, where its rows are told apart in sets: posted, duplicate (identical payload),
 conflict (same reference, other payload), rejected with its reason. The outcome is that of posting the rows one by one
-in source order through post_ledger_entry; a property test holds the two equal.
+in source order through post_ledger_entry; a property test holds the two equal. A row reaches the client only when
+somebody has to be told about it.
 
-Rows that the ledger has already are met first and leave the table, so that a batch of nothing but duplicates costs a
-join, and no row of it is looked at twice. A row reaches the client only when somebody has to be told about it.
-
-Belongs here: the verdicts and the set-wise insert of what remains.
-Does not: transactions (the caller's), raw text of rejects.
+Belongs here: the staging tables, the order of verdicts, and the set-wise insert of what remains.
+Does not: meeting the ledger's entries (`known_entries`), what is posted together (`parts`), the batch's database
+transaction (the caller's), raw text of rejects.
 """
 
 from __future__ import annotations
@@ -24,6 +23,16 @@ from backfill_pipeline.errors import LedgerError
 from backfill_pipeline.ledger.connection import Connection
 from backfill_pipeline.ledger.constraints import balance_constraints_in_force
 from backfill_pipeline.ledger.entries import COPY_COLUMNS, STAGING_COPY_SQL, copy_entries
+from backfill_pipeline.ledger.join_methods import JOIN_AS_USUAL, JOIN_BY_HASH
+from backfill_pipeline.ledger.known_entries import (
+    ACCOUNTS_IMPOSSIBLE,
+    AMOUNT_IMPOSSIBLE,
+    FX_RATE_IMPOSSIBLE,
+    describe_met,
+    differences,
+    meet_ledger,
+)
+from backfill_pipeline.ledger.parts import LEDGER_ENTRIES, Parts, refuse_parts
 from backfill_pipeline.ledger.sampling import Sample
 
 REFUSED_SCHEMA = pa.schema(
@@ -36,11 +45,6 @@ REFUSED_SCHEMA = pa.schema(
     ]
 )
 """Rows that were not posted. `verdict` is duplicate, conflict or rejected."""
-
-
-# When most of a sample is in the ledger, in a stretch of so many times the batch's own size, it is read as a whole.
-_MOST = 0.75
-_STRETCH_MAX = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +73,18 @@ class Destination:
     Attributes:
         entries: the table that they are inserted into, and whose trigger moves the balances.
         settle: the function that decides, under balance constraints, which rows must go.
+        known: the ledger's own entries.
         rehearsed_under: None for the ledger itself. For a rehearsal (`rehearsal.py`), whether constraints are in force;
             nothing of the ledger is locked then.
     """
 
     entries: sql.Identifier
     settle: sql.Identifier
+    known: sql.Composable
     rehearsed_under: bool | None = None
 
 
-LEDGER = Destination(sql.Identifier("ledger_entries"), sql.Identifier("backfill_settle_balances"))
-
+LEDGER = Destination(LEDGER_ENTRIES, sql.Identifier("backfill_settle_balances"), LEDGER_ENTRIES)
 
 _CREATE_TABLES = """
 CREATE TEMP TABLE IF NOT EXISTS backfill_staging (
@@ -95,27 +100,6 @@ CREATE TEMP TABLE IF NOT EXISTS backfill_verdicts (
 ) ON COMMIT DELETE ROWS;
 """
 
-# The planner knows nothing about rows that were just copied, and a wrong guess reads the whole ledger for a batch, or
-# a batch once per row. So each statement is told how to join, and is linear in the batch whatever the planner thinks.
-_JOIN_BY_KEY = """
-SET LOCAL enable_nestloop = on;
-SET LOCAL enable_hashjoin = off;
-SET LOCAL enable_mergejoin = off;
-SET LOCAL enable_memoize = off;
-"""
-_JOIN_BY_HASH = """
-SET LOCAL enable_nestloop = off;
-SET LOCAL enable_hashjoin = on;
-SET LOCAL enable_mergejoin = off;
-SET LOCAL enable_memoize = off;
-"""
-_JOIN_AS_USUAL = """
-SET LOCAL enable_nestloop TO DEFAULT;
-SET LOCAL enable_hashjoin TO DEFAULT;
-SET LOCAL enable_mergejoin TO DEFAULT;
-SET LOCAL enable_memoize TO DEFAULT;
-"""
-
 # In source order of first appearance, so that an account that entries name with two currencies gets the first.
 _CREATE_ACCOUNTS = """
 INSERT INTO bank_accounts (id, currency_code, asset_type)
@@ -128,71 +112,6 @@ WHERE NOT EXISTS (SELECT 1 FROM bank_accounts WHERE id = account_id)
 ORDER BY account_id, source_row
 ON CONFLICT (id) DO NOTHING
 """
-
-_COMPARED = (
-    "debit_account_id",
-    "credit_account_id",
-    "amount",
-    "currency_code",
-    "asset_type",
-    "transaction_type",
-    "timestamp_utc",
-)
-_COMPARED_WITH_NULLS = ("fx_rate", "metadata")
-
-
-def _identical(row: str, other: str) -> str:
-    """Whether two rows of one reference are the same entry. Nothing here is hashed: the reference tells rows apart."""
-    fields = (*_COMPARED, *_COMPARED_WITH_NULLS)
-    return " AND ".join(f"{row}.{field} IS NOT DISTINCT FROM {other}.{field}" for field in fields)
-
-
-def _differences(row: str, other: str) -> str:
-    """What differs between two rows of one reference, in words; empty exactly when they are identical."""
-    told = [
-        f"CASE WHEN {row}.{field} <> {other}.{field} THEN"
-        f" format('{field} (%s, not %s)', {row}.{field}, {other}.{field}) END"
-        for field in _COMPARED
-    ]
-    named = [
-        f"CASE WHEN {row}.{field} IS DISTINCT FROM {other}.{field} THEN '{field}' END"
-        for field in _COMPARED_WITH_NULLS
-    ]
-    return f"concat_ws(', ', {', '.join(told + named)})"
-
-
-_AMOUNT_IMPOSSIBLE = "s.amount <= 0 OR s.amount >= 100000000000000000000 OR scale(s.amount) > 18"
-_FX_RATE_IMPOSSIBLE = "s.fx_rate <= 0 OR s.fx_rate >= 100000000000000000000 OR scale(s.fx_rate) > 18"
-_ACCOUNTS_IMPOSSIBLE = "s.debit_account_id = s.credit_account_id"
-# No entry, whatever else the ledger holds.
-_NOT_AN_AMOUNT_OR_PAIR = f"coalesce({_AMOUNT_IMPOSSIBLE} OR {_ACCOUNTS_IMPOSSIBLE}, false)"
-_IMPOSSIBLE = f"({_NOT_AN_AMOUNT_OR_PAIR} OR coalesce({_FX_RATE_IMPOSSIBLE}, false))"
-_SAME_REFERENCE = "e.ledger_id = s.ledger_id AND e.reference_id = s.reference_id"
-
-# Twins that lie together in the ledger, as they were once posted together: joining with that stretch of the table costs
-# half of what looking up each of them does. Who is not found there is looked for by the next statement.
-_TAKE_NEIGHBOURS = f"""
-DELETE FROM backfill_staging s
-USING (SELECT * FROM ledger_entries WHERE ctid >= %(first)s::tid AND ctid < %(end)s::tid) AS e
-WHERE {_SAME_REFERENCE} AND {_identical("s", "e")}
-  AND scale(s.amount) <= 18 AND coalesce(scale(s.fx_rate) <= 18, true)
-"""  # noqa: S608 - constants of this module only
-
-# Rows that the ledger has already: identical ones leave (or are kept to be told about), the others are marked.
-_MERGE = f"MERGE INTO backfill_staging s USING ledger_entries e ON {_SAME_REFERENCE} AND NOT {_IMPOSSIBLE}"
-_MARK = "WHEN MATCHED THEN UPDATE SET entry_id = e.id"
-_MARK_AND_DROP = f"{_MERGE} WHEN MATCHED AND {_identical('s', 'e')} THEN DELETE {_MARK}"
-_MARK_ALL = f"{_MERGE} {_MARK}"
-
-_DESCRIBE_MET = f"""
-INSERT INTO backfill_verdicts (source_row, verdict, code, field, reason)
-SELECT source_row, kind, kind, 'reference_id',
-       CASE kind WHEN 'duplicate' THEN 'identical to the ledger'
-                 ELSE format('same reference as the ledger with other %s', differences) END
-FROM (SELECT source_row, differences, CASE differences WHEN '' THEN 'duplicate' ELSE 'conflict' END AS kind
-      FROM (SELECT s.source_row, {_differences("s", "e")} AS differences
-            FROM backfill_staging s JOIN ledger_entries e ON e.id = s.entry_id) AS compared) AS told
-"""  # noqa: S608 - constants of this module only
 
 # The rows whose reference the ledger does not have, in two steps. A row that could not be an entry whatever the ledger
 # holds (its amount, its rate, one account on both sides) is rejected for that. Any other row repeats an entry when an
@@ -218,9 +137,9 @@ SELECT source_row, 'rejected', code,
             ELSE format('moves between %s and %s and has no fx_rate', debit_currency, credit_currency) END
 FROM (SELECT s.source_row, s.debit_account_id, s.credit_account_id, s.currency_code, s.amount, s.fx_rate,
              debit.currency_code AS debit_currency, credit.currency_code AS credit_currency,
-             CASE WHEN {_AMOUNT_IMPOSSIBLE} THEN 'amount_out_of_range'
-                  WHEN {_FX_RATE_IMPOSSIBLE} THEN 'fx_rate_out_of_range'
-                  WHEN {_ACCOUNTS_IMPOSSIBLE} THEN 'same_account'
+             CASE WHEN {AMOUNT_IMPOSSIBLE} THEN 'amount_out_of_range'
+                  WHEN {FX_RATE_IMPOSSIBLE} THEN 'fx_rate_out_of_range'
+                  WHEN {ACCOUNTS_IMPOSSIBLE} THEN 'same_account'
                   WHEN debit.id IS NULL OR credit.id IS NULL THEN 'unknown_account'
                   WHEN s.currency_code NOT IN (debit.currency_code, credit.currency_code) THEN 'currency_mismatch'
                   WHEN debit.currency_code <> credit.currency_code AND s.fx_rate IS NULL THEN 'fx_rate_missing'
@@ -245,7 +164,7 @@ WITH repeating AS MATERIALIZED (
     SELECT ledger_id, reference_id, min(source_row) AS source_row
     FROM repeating WHERE code IS NULL GROUP BY ledger_id, reference_id
 ), beaten AS (
-    SELECT s.source_row, w.source_row AS winner_row, {_differences("s", "w")} AS differences
+    SELECT s.source_row, w.source_row AS winner_row, {differences("s", "w")} AS differences
     FROM repeating
     JOIN winner ON winner.ledger_id = repeating.ledger_id AND winner.reference_id = repeating.reference_id
     JOIN backfill_staging s ON s.source_row = repeating.source_row
@@ -264,19 +183,6 @@ ON CONFLICT (source_row) DO UPDATE      -- a row that is unacceptable, but comes
 SET verdict = excluded.verdict, code = excluded.code, field = excluded.field, reason = excluded.reason,
     compared_row = excluded.compared_row
 """  # noqa: S608 - constants of this module only
-
-_CONFLICTS = "SELECT source_row FROM backfill_verdicts WHERE verdict = 'conflict' ORDER BY source_row"
-
-# Rows that are a part of what a conflict is a part of. One that the ledger has already stays a duplicate.
-_REJECT_PARTS = """
-INSERT INTO backfill_verdicts (source_row, verdict, code, field, reason)
-SELECT part.source_row, 'rejected', 'transaction_incomplete', 'transaction_id',
-       format('row %%s of its transaction is a conflict', part.conflict)
-FROM unnest(%s::bigint[], %s::bigint[]) AS part (source_row, conflict)
-JOIN backfill_staging s ON s.source_row = part.source_row
-WHERE s.entry_id IS NULL
-ON CONFLICT (source_row) DO NOTHING
-"""
 
 _INSERT = f"""
 INSERT INTO {{}} ({", ".join(COPY_COLUMNS)})
@@ -308,7 +214,7 @@ def sort_out(
     *,
     create_unknown_accounts: bool,
     tell_duplicates: bool = False,
-    together: pa.Array | None = None,
+    together: Parts | None = None,
     sample: Sample | None = None,
     destination: Destination = LEDGER,
 ) -> SortedOut:
@@ -319,7 +225,7 @@ def sort_out(
         entries: VALIDATED_SCHEMA; `source_row` is unique.
         batch_id: stored with every entry.
         create_unknown_accounts: open the accounts that entries name and the ledger lacks, in the entry's currency.
-        together: per entry, what it is a part of; see `PostingPolicy`.
+        together: what the entries are parts of; see `PostingPolicy`.
         tell_duplicates: have duplicates among the refused rows too, as rejects; else they are only counted.
         sample: of this batch; only makes it faster.
         destination: the ledger, unless this is a rehearsal.
@@ -337,7 +243,7 @@ def sort_out(
     # By DELETE: it costs nothing when they are, while TRUNCATE would make new files and catalogue rows for each batch.
     connection.execute("DELETE FROM backfill_staging; DELETE FROM backfill_verdicts")
     copy_entries(connection, STAGING_COPY_SQL, entries, batch_id)
-    dropped = _meet_ledger(connection, entries.num_rows, sample, drop_duplicates=not tell_duplicates)
+    dropped = meet_ledger(connection, entries.num_rows, sample, drop_duplicates=not tell_duplicates)
     if dropped == entries.num_rows:
         return SortedOut(0, dropped, 0, 0, REFUSED_SCHEMA.empty_table())
     in_force = balance_constraints_in_force(connection) if rehearsed_under is None else rehearsed_under
@@ -345,17 +251,15 @@ def sort_out(
     connection.execute(
         "ANALYZE backfill_staging" if in_force else "ANALYZE backfill_staging (entry_id, source_row)"
     )
-    connection.execute(_JOIN_AS_USUAL)
+    connection.execute(JOIN_AS_USUAL)
     if create_unknown_accounts:
         connection.execute(_CREATE_ACCOUNTS)
     connection.execute(_REJECT_UNACCEPTABLE)
-    connection.execute(_JOIN_BY_HASH)
+    connection.execute(JOIN_BY_HASH)
     connection.execute(_COMPARE_REPEATS)
-    connection.execute(_JOIN_BY_KEY)
-    connection.execute(_DESCRIBE_MET)
-    connection.execute(_JOIN_AS_USUAL)
+    describe_met(connection)
     if together is not None:
-        _reject_parts_of_conflicts(connection, entries.column("source_row").combine_chunks(), together)
+        refuse_parts(connection, entries, together, destination.known)
     connection.execute("ANALYZE backfill_verdicts (source_row)")
     if in_force:
         connection.execute(sql.SQL("SELECT {}()").format(destination.settle))
@@ -376,18 +280,6 @@ def sort_out(
     return SortedOut(inserted, dropped + duplicates, conflicts, rejected, refused)
 
 
-def _reject_parts_of_conflicts(connection: Connection, rows: pa.Array, together: pa.Array) -> None:
-    """Rejects what cannot be posted in part, because another part is a conflict."""
-    conflicts = [row for (row,) in connection.execute(_CONFLICTS)]
-    if not conflicts:
-        return
-    at = pc.index_in(pa.array(conflicts, pa.int64()), rows)
-    first = pc.index_in(together, together.take(at))  # the first conflict counts
-    parts = pc.is_valid(first)
-    named = pa.array(conflicts, pa.int64()).take(first.filter(parts))
-    connection.execute(_REJECT_PARTS, [rows.filter(parts).to_pylist(), named.to_pylist()])
-
-
 def refuse_unless_duplicates(outcome: SortedOut, what: str) -> None:
     """For rows of which none may be lost: raises LedgerError unless every refused row is an identical repeat."""
     bad = outcome.refused.filter(pc.not_equal(outcome.refused.column("verdict"), "duplicate"))
@@ -398,37 +290,6 @@ def refuse_unless_duplicates(outcome: SortedOut, what: str) -> None:
             f"{what} cannot be posted: row {first['source_row']} {first['reason']}{more};"
             " correct the accounts file, or remove the opening balances that the ledger has already"
         )
-
-
-def _meet_ledger(
-    connection: Connection, row_count: int, sample: Sample | None, *, drop_duplicates: bool
-) -> int:
-    """Holds the staged rows against the ledger; returns how many identical ones left the table."""
-    dropped = 0
-    if drop_duplicates and sample is not None and _lie_together(connection, sample):
-        connection.execute(_JOIN_BY_HASH)
-        dropped = connection.execute(
-            _TAKE_NEIGHBOURS,
-            {"first": f"({sample.first_block},0)", "end": f"({sample.last_block + 1},0)"},
-        ).rowcount
-    if dropped < row_count:
-        connection.execute(_JOIN_BY_KEY)
-        connection.execute(_MARK_AND_DROP if drop_duplicates else _MARK_ALL)
-        left = connection.execute("SELECT count(*) FROM backfill_staging").fetchone()
-        assert left is not None
-        dropped = row_count - int(left[0])
-    return dropped
-
-
-def _lie_together(connection: Connection, sample: Sample) -> bool:
-    """Whether most of the batch is in the ledger, in a stretch that is not much longer than the batch."""
-    if sample.found < _MOST * sample.looked_up:
-        return False
-    staged = connection.execute(
-        "SELECT pg_relation_size('backfill_staging') / current_setting('block_size')::integer"
-    ).fetchone()
-    assert staged is not None
-    return bool(sample.last_block - sample.first_block <= _STRETCH_MAX * staged[0])
 
 
 def _read_refused(connection: Connection, tell_duplicates: bool) -> pa.Table:

@@ -21,6 +21,7 @@ from backfill_pipeline.schemas.extracted import ERROR_CODE, ERROR_REASON, SOURCE
 from backfill_pipeline.schemas.row_errors import combined, positions_of
 from backfill_pipeline.sources.files.csv_reader import CsvReader
 from backfill_pipeline.sources.headers import listed
+from backfill_pipeline.wording import are, counted
 
 _CHUNK_ROWS: Final = 200_000
 
@@ -140,6 +141,7 @@ def read_small_file(file: Path, dialect: CsvDialect, needed: dict[str, str]) -> 
     if len(bad):
         line, reason = table[SOURCE_LINE][int(bad[0])].as_py(), table[ERROR_REASON][int(bad[0])].as_py()
         raise SourceFileError(
-            f"{file}: line {line}: {reason}; {len(bad)} of {table.num_rows} records are malformed."
+            f"{file}: line {line}: {reason}; {len(bad)} of {counted(table.num_rows, 'record')}"
+            f" {are(len(bad))} malformed."
         )
     return table

@@ -4,6 +4,8 @@ Belongs here: Dagster's view of `definition.models.RunConfig`.
 Does not: defaults (`stages/config.py`).
 """
 
+from typing import Literal
+
 import dagster as dg
 from pydantic import Field
 
@@ -45,7 +47,17 @@ class BackfillRunConfig(dg.Config):
 
     def to_core(self) -> RunConfig:
         """The same as the core's model."""
-        return RunConfig(**self.model_dump())
+        return RunConfig(**self.model_dump(include=set(RunConfig.model_fields)))
+
+
+class SyncRunConfig(BackfillRunConfig):
+    """The same for days of a bank, and when a day that is complete is fetched again."""
+
+    refetch: Literal["changed", "always"] = Field(
+        default="changed",
+        description="changed: a day that is complete is left alone while the bank still states the same control totals."
+        " always: it is fetched and compared again.",
+    )
 
 
 class ManifestConfig(dg.Config):

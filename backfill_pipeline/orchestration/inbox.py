@@ -35,7 +35,7 @@ INBOX_TAG: Final = "backfill/inbox"
 INBOX_SOURCE_TAG: Final = "backfill/inbox_source"
 ATTEMPTS_MAX: Final = 3
 
-_IN_PROGRESS: Final = (
+IN_PROGRESS: Final = (
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.STARTING,
@@ -165,7 +165,7 @@ def _tag(source_id: str, step: Step) -> str:
 def _busy(instance: dg.DagsterInstance) -> set[str]:
     """Sources that a run is working on, or will."""
     busy: set[str] = set()
-    for run in instance.get_runs(dg.RunsFilter(statuses=list(_IN_PROGRESS))):
+    for run in instance.get_runs(dg.RunsFilter(statuses=list(IN_PROGRESS))):
         busy |= {key.path[0] for key in run.asset_selection or ()}
         busy |= {run.job_name.removeprefix(job) for job in _JOBS if run.job_name.startswith(job)}
     return busy

@@ -13,6 +13,7 @@ import os
 import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 
 import dagster as dg
 import psutil
@@ -23,13 +24,17 @@ from dagster._core.execution.api import execute_run_iterator
 from dagster._core.remote_origin import RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.workspace.load_target import ModuleTarget
 from dagster_postgres.utils import DagsterPostgresException
+from dagster_shared.error import SerializableErrorInfo
 
-from backfill_pipeline.errors import TransientLedgerError
+from backfill_pipeline.errors import TransientLedgerError, UsageError
 from backfill_pipeline.orchestration.assets.keys import (
     CONSTRAINTS_KEY,
+    DAY_ASSETS,
     RANGE_END_TAG,
     RANGE_START_TAG,
     asset_key,
+    days_op_name,
+    sync_job_name,
 )
 from backfill_pipeline.stages.prepare import STAGES
 
@@ -116,6 +121,54 @@ def launch_range(
     )
 
 
+def launch_days(
+    defs: dg.Definitions,
+    instance: dg.DagsterInstance,
+    source_id: str,
+    days: Sequence[date],
+    *,
+    refetch: str = "changed",
+    finish: bool = True,
+) -> LaunchedRun:
+    """Takes days of a bank through everything, in one run.
+
+    Args:
+        defs: holds the bank.
+        instance: where the run is recorded.
+        source_id: the bank's source.
+        days: from the first to the last, without a gap.
+        refetch: changed leaves days alone that are complete, while the bank states the same control totals; always
+            fetches all of them again.
+        finish: apply the constraints afterwards; False while more ranges or banks are to come.
+
+    Raises:
+        UsageError: a day is before the bank's first one, or is not over.
+        KeyboardInterrupt: Ctrl-C; what is committed stays.
+    """
+    assert days, "a run needs a day"
+    assert (days[-1] - days[0]).days == len(days) - 1, "a run takes days without a gap"
+    partitions = defs.resolve_assets_def(asset_key(source_id, DAY_ASSETS[0])).partitions_def
+    assert partitions is not None
+    keys = [day.isoformat() for day in days]
+    for key in (keys[0], keys[-1]):
+        if not partitions.has_partition_key(key):
+            raise UsageError(
+                f"{key} is no day of {source_id}: its days are {partitions.get_first_partition_key()} (scb.start)"
+                f" to {partitions.get_last_partition_key() or 'none yet'} (the last one that is over)"
+            )
+    return _execute(
+        defs,
+        instance,
+        job_name=sync_job_name(source_id),
+        asset_keys=[
+            *(asset_key(source_id, name) for name in DAY_ASSETS),
+            *([CONSTRAINTS_KEY] if finish else []),
+        ],
+        run_config={"ops": {days_op_name(source_id): {"config": {"refetch": refetch}}}},
+        tags={RANGE_START_TAG: keys[0], RANGE_END_TAG: keys[-1]},
+    )
+
+
 def _execute(
     defs: dg.Definitions,
     instance: dg.DagsterInstance,
@@ -188,9 +241,7 @@ def _take(event: dg.DagsterEvent, outcome: LaunchedRun) -> None:
         elif kind == DagsterAssetCheckFailedError.__name__:
             return  # a blocking check fails its step as well; the check's verdict says it better
         text = data.user_failure_data.description if data.user_failure_data else None
-        outcome.errors.append(
-            text or (data.error.message.strip() if data.error else f"{event.step_key} failed")
-        )
+        outcome.errors.append(text or _unforeseen(data.error) or f"{event.step_key} failed")
     elif event.is_step_materialization:
         materialization = event.step_materialization_data.materialization
         if materialization.partition is None:
@@ -199,6 +250,17 @@ def _take(event: dg.DagsterEvent, outcome: LaunchedRun) -> None:
     elif event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
         evaluation = event.asset_check_evaluation_data
         outcome.checks[evaluation.check_name] = evaluation.passed
+
+
+def _unforeseen(error: SerializableErrorInfo | None) -> str:
+    """What really happened, below the errors that Dagster wraps around it."""
+    if error is None:
+        return ""
+    innermost, cause = error, error.cause
+    while cause is not None:
+        innermost, cause = cause, cause.cause
+    told = innermost.message.strip()
+    return told if innermost is error else f"unexpected {told}"
 
 
 def sweep_orphans(instance: dg.DagsterInstance, *, only_own: bool) -> list[str]:

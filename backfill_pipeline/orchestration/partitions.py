@@ -1,4 +1,4 @@
-"""Partitions: each source's chunks as dynamic partitions, one definition per source.
+"""Partitions: each source's chunks as dynamic partitions, one definition per source; a bank's days as daily ones.
 
 Belongs here: names, and keeping Dagster's keys equal to the registration's.
 Does not: deciding what the partitions are (`stages/manifest.py`).
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dagster as dg
 
+from backfill_pipeline.definition.scb import ScbSection
 from backfill_pipeline.ledger.registrations import Registration
 from backfill_pipeline.orchestration.assets.keys import asset_key
 from backfill_pipeline.stages.prepare import STAGES
@@ -21,6 +22,11 @@ def partitions_name(source_id: str) -> str:
 def source_partitions(source_id: str) -> dg.DynamicPartitionsDefinition:
     """The partitions of a source; empty until its manifest is materialized."""
     return dg.DynamicPartitionsDefinition(name=partitions_name(source_id))
+
+
+def bank_days(section: ScbSection) -> dg.DailyPartitionsDefinition:
+    """The days of a bank in its own time zone, of 23 to 25 hours; the last one is the last that is over."""
+    return dg.DailyPartitionsDefinition(start_date=section.start.isoformat(), timezone=section.timezone)
 
 
 def sync_partitions(instance: dg.DagsterInstance, registration: Registration) -> None:

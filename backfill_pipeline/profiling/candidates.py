@@ -15,6 +15,7 @@ from backfill_pipeline.profiling.columns import TIME_NAME, ColumnProfile
 from backfill_pipeline.profiling.evidence import MOST
 from backfill_pipeline.profiling.numbers import NumberGuess
 from backfill_pipeline.schemas.row_errors import combined
+from backfill_pipeline.wording import counted
 
 Confidence = Literal["high", "medium", "low"]
 _ORDER: Final = {"high": 0, "medium": 1, "low": 2}
@@ -109,7 +110,7 @@ def _of_text(column: ColumnProfile, partner: str | None) -> list[Candidate]:
         named = _REFERENCE.search(name)
         telling = column.kind == "text" and column.rows >= _UNIQUE_ROWS_MIN
         sure: Confidence = "high" if named else "medium" if telling else "low"
-        but = f", but for {column.not_unique} rows" if column.not_unique else ""
+        but = f", but for {counted(column.not_unique, 'row')}" if column.not_unique else ""
         why = f"every row has a value of its own{but}" + (", and its name says so" if named else "")
         found.append(Candidate("reference_id", name, sure, why))
     is_account = partner is not None or _ACCOUNT.search(name) is not None

@@ -156,7 +156,10 @@ class AcknowledgementBatch(Model):
 
 
 class EntrySent(Model):
-    """An entry that the other side sends. Amounts have at most the decimals of their currency."""
+    """An entry that the other side sends. Amounts have at most the decimals of their currency.
+
+    `fx_rate`: for an entry of which one account is kept in another currency.
+    """
 
     reference: Word
     booked_at: Moment
@@ -165,6 +168,7 @@ class EntrySent(Model):
     amount: Amount
     currency: str
     type: Word
+    fx_rate: Amount | None = None
     narrative: Annotated[str, Field(max_length=2000)] = ""
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
 

@@ -194,18 +194,20 @@ def _invalid(index: int, item: object, error: ValidationError) -> Outcome:
 def _refusal(book: Book, sent: EntrySent) -> tuple[str, str] | None:
     if book.ledger.options.unknown_accounts == "accept":
         return None
+    others: list[str] = []
     for side, account_id in (("debit_account", sent.debit_account), ("credit_account", sent.credit_account)):
         account = book.ledger.account_ids.get(account_id)
         if account is None:
             return "unknown_account", f"{side} is no account of ledger {book.ledger.id}"
         if account.currency != sent.currency:
-            return "wrong_currency", f"{side} is kept in {account.currency}, not in {sent.currency}"
-    return None
+            others.append(f"{side} is kept in {account.currency}, not in {sent.currency}")
+    # With a rate, one of the two accounts may be kept in another currency.
+    return ("wrong_currency", others[0]) if len(others) > (sent.fx_rate is not None) else None
 
 
 def _content(sent: EntrySent) -> str:
     """The entry in one way of writing it: 10 and 10.00, and one moment in two zones, are the same."""
-    data = sent.model_dump(mode="json")
+    data = sent.model_dump(mode="json", exclude=None if sent.fx_rate is not None else {"fx_rate"})
     data["amount"] = amount_text(sent.minor, sent.currency)
     data["booked_at"] = _utc_text(moment(sent.booked_at))
     return json.dumps(data, sort_keys=True, ensure_ascii=False)
@@ -298,7 +300,9 @@ def _microseconds(when: datetime) -> int:
 
 
 def _utc_text(when: datetime) -> str:
-    return when.isoformat().replace("+00:00", "Z")
+    """ISO 8601 in UTC, with decimals of a second only where there are any: one moment has one text, as digests need."""
+    text = when.isoformat().removesuffix("+00:00")
+    return f"{text.rstrip('0') if when.microsecond else text}Z"
 
 
 def _now_text() -> str:

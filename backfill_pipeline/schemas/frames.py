@@ -43,7 +43,8 @@ ENTRY_SCHEMA = pa.schema([*VALIDATED_SCHEMA, *ERROR_FIELDS, pa.field("filter_rea
 """Transformed rows: good, bad and filtered.
 
 Where error_code is set, the row could not be converted and may hold nulls. Where filter_reason is set, a rule of the
-definition leaves the row out on purpose; it has no error then, and its other columns mean nothing.
+definition leaves the row out on purpose, or another row carries what it is part of; it has no error then, and only
+ledger_id and reference_id mean something: what its entry would be called.
 """
 
 FAILURES_SCHEMA = pa.schema(

@@ -189,7 +189,8 @@ _EXPLANATIONS: Final[dict[RejectCode, _Explanation]] = {
     **_explain(
         Stage.POST,
         {
-            RejectCode.CONFLICT: "the ledger holds this reference with another payload; neither is changed",
+            RejectCode.CONFLICT: "the ledger holds this reference with another payload, or its transaction in another"
+            " form; nothing is changed",
             RejectCode.DUPLICATE_REFERENCE: "the ledger holds this very entry already, and skip_duplicates is off",
             RejectCode.UNKNOWN_ACCOUNT: "an account is not in the ledger; add it, or set unknown_accounts: create",
             RejectCode.CURRENCY_MISMATCH: "neither account is in the currency of the entry",

@@ -20,6 +20,7 @@ from backfill_pipeline.sources.files.fixed_reader import FixedReader
 from backfill_pipeline.sources.files.jsonl_reader import JsonLinesReader
 from backfill_pipeline.sources.files.parquet_reader import ParquetReader
 from backfill_pipeline.sources.grouping.grouped_reader import GroupedReader
+from backfill_pipeline.sources.http.client import ApiClient
 from backfill_pipeline.sources.http.credentials import check_variables
 from backfill_pipeline.sources.http.stream import ApiStream
 from backfill_pipeline.sources.protocol import CHUNK_COUNT_MAX, SourceReader
@@ -40,6 +41,7 @@ def open_source(
     registered_sha256: str | None = None,
     registered_files: RegisteredFiles | None = None,
     names: Sequence[str] | None = None,
+    client: ApiClient | None = None,
 ) -> SourceReader:
     """The reader of a source. Nothing is opened or read yet.
 
@@ -49,14 +51,15 @@ def open_source(
         registered_sha256: of the registration that is read; None while there is none.
         registered_files: what is known of the files of a source of several.
         names: only these files of such a source; all that match when None.
+        client: asks the API of such a source; it stays open.
     """
     section = definition.transactions
     if section is None:
-        return _open(definition, captures_dir, registered_sha256, registered_files, names)
+        return _open(definition, captures_dir, registered_sha256, registered_files, names, client)
     # How its files were cut before does not matter: chunks are those of the rows brought together.
     files = None if registered_files is None else replace(registered_files, chunks=())
     return GroupedReader(
-        _open(definition, captures_dir, registered_sha256, files, names),
+        _open(definition, captures_dir, registered_sha256, files, names, client),
         section.id,
         captures_dir / GROUPED,
         place=definition.place,
@@ -74,6 +77,8 @@ def check_environment(definition: SourceDefinition) -> None:
         find_target(definition.database)
     if definition.api is not None:
         check_variables(definition.api.auth)
+    if definition.scb is not None:
+        check_variables(definition.scb.auth)
 
 
 def _open(
@@ -82,6 +87,7 @@ def _open(
     registered_sha256: str | None,
     registered_files: RegisteredFiles | None,
     names: Sequence[str] | None,
+    client: ApiClient | None,
 ) -> SourceReader:
     if definition.files is not None:
         return SeveralReader(
@@ -95,7 +101,7 @@ def _open(
         return CapturedReader(stream, captures_dir, registered_sha256=registered_sha256)
     if definition.api is not None:
         return CapturedReader(
-            ApiStream(definition.api, list(definition.columns_read())),
+            ApiStream(definition.api, list(definition.columns_read()), client=client),
             captures_dir,
             registered_sha256=registered_sha256,
         )

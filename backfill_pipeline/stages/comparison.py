@@ -102,25 +102,45 @@ def different_breaks(key: str, aligned: Alignment) -> Iterator[tuple[EntryBreak,
     Returns:
         Per differing field, some breaks with their values, each counting 1, and one that counts for all the others.
     """
-    expected, actual = aligned.expected, aligned.actual
-    for name in COMPARED_FIELDS:
-        ours, theirs = expected.column(name).cast(LEDGER_SCHEMA.field(name).type), actual.column(name)
-        if ours.equals(theirs):  # the whole column at once, null equal to null
-            continue
-        positions = _differing(ours, theirs)
-        if name == "metadata":
-            positions = _differing_as_json(ours, theirs, positions)
+    expected = aligned.expected
+    for name, positions, ours, theirs in differing_fields(aligned):
         shown = positions.slice(0, BREAK_SAMPLE)
         shown_columns = (
             expected.column("source_row").take(shown).to_pylist(),
             expected.column("reference_id").take(shown).to_pylist(),
-            _shown(ours.take(shown)),
-            _shown(theirs.take(shown)),
+            shown_values(ours.take(shown)),
+            shown_values(theirs.take(shown)),
         )
         for source_row, reference_id, left, right in zip(*shown_columns, strict=True):
             yield EntryBreak(key, "different", source_row, reference_id, name, left, right), 1
         if len(positions) > len(shown):
             yield EntryBreak(key, "different", None, None, name), len(positions) - len(shown)
+
+
+def differing_fields(
+    aligned: Alignment,
+) -> Iterator[tuple[str, pa.Array, pa.ChunkedArray, pa.ChunkedArray]]:
+    """Fields in which pairs differ: the name, the positions of these pairs, and both whole columns (expected, actual).
+
+    A field in which none differs is left out.
+    """
+    for name in COMPARED_FIELDS:
+        ours = aligned.expected.column(name).cast(LEDGER_SCHEMA.field(name).type)
+        theirs = aligned.actual.column(name)
+        if ours.equals(theirs):  # the whole column at once, null equal to null
+            continue
+        positions = differing_positions(ours, theirs)
+        if name == "metadata":
+            positions = _differing_as_json(ours, theirs, positions)
+        if len(positions):
+            yield name, positions, ours, theirs
+
+
+def differing_positions(ours: pa.ChunkedArray, theirs: pa.ChunkedArray) -> pa.Array:
+    """Positions at which two columns differ, where null equals null and nothing else."""
+    unequal = pc.fill_null(pc.not_equal(ours, theirs), False)
+    different = pc.or_(unequal, pc.xor(pc.is_null(ours), pc.is_null(theirs)))
+    return pc.indices_nonzero(different)
 
 
 def _listed(key: str, kind: str, entries: pa.Table) -> Iterator[tuple[EntryBreak, int]]:
@@ -131,13 +151,6 @@ def _listed(key: str, kind: str, entries: pa.Table) -> Iterator[tuple[EntryBreak
         yield EntryBreak(key, kind, None, None), entries.num_rows - shown.num_rows
 
 
-def _differing(ours: pa.ChunkedArray, theirs: pa.ChunkedArray) -> pa.Array:
-    """Positions at which the two differ, where null equals null and nothing else."""
-    unequal = pc.fill_null(pc.not_equal(ours, theirs), False)
-    different = pc.or_(unequal, pc.xor(pc.is_null(ours), pc.is_null(theirs)))
-    return pc.indices_nonzero(different)
-
-
 def _differing_as_json(ours: pa.ChunkedArray, theirs: pa.ChunkedArray, positions: pa.Array) -> pa.Array:
     """A jsonb column has a text form of its own: texts that differ are compared as the objects they mean."""
     pairs = zip(ours.take(positions).to_pylist(), theirs.take(positions).to_pylist(), strict=True)
@@ -145,7 +158,7 @@ def _differing_as_json(ours: pa.ChunkedArray, theirs: pa.ChunkedArray, positions
     return positions.filter(pa.array(really, pa.bool_()))
 
 
-def _shown(values: pa.ChunkedArray) -> list[str]:
+def shown_values(values: pa.ChunkedArray) -> list[str]:
     """Values for people."""
     try:
         return [str(value) for value in values.to_pylist()]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from backfill_pipeline.definition.fields import GeneratedReferenceRule
@@ -26,8 +26,10 @@ from backfill_pipeline.ledger.registrations import (
 from backfill_pipeline.ledger.source_files import RegisteredFile
 from backfill_pipeline.mapping.accounts import read_accounts
 from backfill_pipeline.mapping.references import OccurrenceIndex
-from backfill_pipeline.sources.capture.captured_reader import prune_captures
+from backfill_pipeline.sources.capture.captured_reader import CapturedReader, prune_captures
+from backfill_pipeline.sources.capture.captures import Capture
 from backfill_pipeline.sources.headers import check_header
+from backfill_pipeline.sources.http.client import ApiClient
 from backfill_pipeline.sources.open import check_environment, open_source
 from backfill_pipeline.sources.protocol import SourceManifest
 from backfill_pipeline.stages.config import DEFAULT_PARTITION_ROWS, effective_config
@@ -54,12 +56,26 @@ class ManifestReport:
     details: Mapping[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class LiveSurvey:
+    """How a live source is surveyed by one who knows more of it than its definition says.
+
+    Attributes:
+        client: asks its API; it stays open.
+        prove: looks at what was captured before it is registered; raises when it is not what it should be.
+    """
+
+    client: ApiClient
+    prove: Callable[[Capture], None]
+
+
 def register_source(
     definition: SourceDefinition,
     places: Places,
     *,
     accept_changed: bool = False,
     names: Sequence[str] | None = None,
+    live: LiveSurvey | None = None,
 ) -> ManifestReport:
     """Surveys a source and registers it with its partitions.
 
@@ -68,6 +84,7 @@ def register_source(
         places: the ledger and the folder of intermediates.
         accept_changed: register a changed source as a new revision although the current one is not finished.
         names: of a source of several files, only the files of these names; all that match when None.
+        live: how a live source is surveyed; it is surveyed in any case then.
 
     Raises:
         SourceFileError: the file or its accounts file cannot be used.
@@ -77,14 +94,16 @@ def register_source(
     mapping = mapping_sha256(definition)
     with connect(places.ledger_url) as connection:
         current = registrations.load(connection, definition.id)
-    if current is not None and is_unchanged(
-        definition, places, mapping, current, accept_changed=accept_changed, names=names
+    if (
+        current is not None
+        and live is None
+        and is_unchanged(definition, places, mapping, current, accept_changed=accept_changed, names=names)
     ):
         return ManifestReport(current, False, None)
     started_s = time.time()
-    manifest, repeated = _survey(definition, places, mapping, current, names)
+    manifest, repeated = _survey(definition, places, mapping, current, names, live)
     # Not while a run posts the current revision.
-    with source_lock(places.ledger_url, definition.id), connect(places.ledger_url) as connection:
+    with source_lock(places.ledger_url, definition.id) as connection:
         registration, is_new = registrations.register(
             connection, _plan(definition, manifest, mapping), accept_changed=accept_changed
         )
@@ -132,6 +151,7 @@ def _survey(
     mapping: str,
     current: Registration | None,
     names: Sequence[str] | None,
+    live: LiveSurvey | None = None,
 ) -> tuple[SourceManifest, int | None]:
     """As `_survey_once`; a database that is lost on the way is read again from the beginning, in a new snapshot.
 
@@ -139,7 +159,7 @@ def _survey(
     """
 
     def attempt() -> tuple[SourceManifest, int | None]:
-        return _survey_once(definition, places, mapping, current, names)
+        return _survey_once(definition, places, mapping, current, names, live)
 
     if definition.type != "database":
         return attempt()
@@ -152,6 +172,7 @@ def _survey_once(
     mapping: str,
     current: Registration | None,
     names: Sequence[str] | None,
+    live: LiveSurvey | None,
 ) -> tuple[SourceManifest, int | None]:
     """The manifest and, for generated references, how many rows repeat an earlier one."""
     reader = open_source(
@@ -159,12 +180,23 @@ def _survey_once(
         places.captures_dir(definition.id),
         registered_files=registered_files(definition, current),
         names=names,
+        client=None if live is None else live.client,
     )
     chunk_rows = definition.partition_rows or DEFAULT_PARTITION_ROWS
     rule = definition.fields.reference_id
     if not isinstance(rule, GeneratedReferenceRule):
         manifest = reader.survey(chunk_rows)
         check_header(definition, manifest.header)
+        if live is not None:
+            assert isinstance(reader, CapturedReader)
+            capture = reader.captured()
+            assert capture is not None  # just made
+            try:
+                live.prove(capture)
+            except BaseException:
+                if current is None or current.sha256 != manifest.sha256:
+                    capture.path.unlink(missing_ok=True)  # nobody will read it
+                raise
         return manifest, None
     scratch = places.intermediates_dir / definition.id / f"survey-{os.getpid()}"
     scratch.mkdir(parents=True, exist_ok=True)

@@ -49,6 +49,7 @@ def make_plan(
     connection: Connection,
     places: Places,
     *,
+    accounts_of: SourceDefinition | None = None,
     accept_changed: bool = False,
     progress: Progress = _nobody,
 ) -> Plan:
@@ -58,6 +59,8 @@ def make_plan(
         definition: the source.
         connection: to the ledger, autocommit, not in a transaction; good for nothing else afterwards.
         places: of the home, which is only read.
+        accounts_of: whose accounts and opening balances a run would see to first, where not the source's own: of a
+            day, those of its bank.
         accept_changed: as of the run.
         progress: told after each partition.
 
@@ -68,13 +71,14 @@ def make_plan(
         TransientError: ledger or source do not answer, or others post this source's entries meanwhile.
     """
     started = time.monotonic()
-    book = read_accounts(definition)
+    owner = definition if accounts_of is None else accounts_of
+    book = read_accounts(owner)
     is_new_ledger = _is_new(connection)
     is_running = is_being_written(connection, definition.id)
     with scratch_folder() as scratch, rehearsing(connection, empty_ledger=is_new_ledger) as rehearsal:
         found = find_source(definition, connection, places, scratch, accept_changed=accept_changed)
         surveyed = time.monotonic()
-        planner = _Planner(found, rehearsal, book, progress)
+        planner = _Planner(found, rehearsal, book, owner.id, progress)
         planner.plan()
         ended = time.monotonic()
         counted, accounts = outlook.new_accounts(connection)
@@ -136,6 +140,7 @@ class _Planner:
     found: FoundSource
     rehearsal: Rehearsal
     book: AccountBook | None
+    book_owner: str
     progress: Progress
     partitions: list[PlannedPartition] = field(default_factory=list)
     refusals: Refusals = field(default_factory=Refusals)
@@ -199,9 +204,7 @@ class _Planner:
         self.rehearsal.open_accounts(
             pa.concat_tables([self.book.equity_accounts, self.book.accounts.select(names)])
         )
-        self.opening_entries = self.rehearsal.post_opening_entries(
-            self._work.definition.id, self.book.opening_entries
-        )
+        self.opening_entries = self.rehearsal.post_opening_entries(self.book_owner, self.book.opening_entries)
 
     def _rehearse(self, waiting: list[Partition]) -> Iterator[PlannedPartition]:
         stop = threading.Event()

@@ -97,6 +97,12 @@ class Rehearser(Poster):
         assert self.rehearsal is not None
         return self.rehearsal.unknown_accounts(named)
 
+    def _others_posted(self) -> bool:
+        if self._others is None:
+            assert self.rehearsal is not None
+            self._others = self.rehearsal.others_posted(self.work.registration.id)
+        return self._others
+
     def _send_batch(
         self,
         plan: BatchPlan,

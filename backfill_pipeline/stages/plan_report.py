@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from backfill_pipeline.ledger.outlook import ConstraintOutlook, NewAccount, Total
+from backfill_pipeline.wording import counted
 
 SAMPLES_PER_CODE: Final = 2
 """Rejected rows that a plan shows of each code."""
@@ -163,14 +164,14 @@ class Plan:
         ]
         others = ", ".join(one for one in told if one)
         return (
-            f"would post {counts.posted:,} of {rows:,} rows{f'; {others}' if others else ''}:"
+            f"would post {counts.posted:,} of {counted(rows, 'row')}{f'; {others}' if others else ''}:"
             f" a run would exit {self.exit_code}"
         )
 
 
 def some(count: int, what: str) -> str:
     """A number of things in words; nothing when there are none."""
-    return f"{count:,} {what}{'' if count == 1 else 's'}" if count else ""
+    return counted(count, what) if count else ""
 
 
 def total(parts: Sequence[Counts]) -> Counts:

@@ -21,6 +21,7 @@ from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.errors import BackfillError, LedgerError, TransientLedgerError
 from backfill_pipeline.ledger import accounts, balances, posting, registrations, rejects
 from backfill_pipeline.ledger.connection import Connection
+from backfill_pipeline.ledger.parts import Parts, others_posted
 from backfill_pipeline.ledger.posting import BatchOutcome, BatchPlan, PostingPolicy, RejectWriter
 from backfill_pipeline.mapping.accounts import read_accounts
 from backfill_pipeline.schemas.extracted import to_arrow, to_pandas
@@ -30,7 +31,9 @@ from backfill_pipeline.stages.config import BackfillConfig
 from backfill_pipeline.stages.prepare import PartitionFrames, StageReport, refuse_too_many_rejects
 from backfill_pipeline.stages.reject_file import refresh_reject_file
 from backfill_pipeline.stages.retry import retrying
+from backfill_pipeline.stages.transactions import LEFT_OVER_ROWS, parts_of
 from backfill_pipeline.stages.work import Log, Places, SourceWork
+from backfill_pipeline.wording import counted
 
 T = TypeVar("T")
 
@@ -58,6 +61,7 @@ class Poster:
     baseline: dict[str, Decimal]
     _connection: Connection | None = None
     _batches: int = 0
+    _others: bool | None = None  # as the ledger was when it was asked
     _trouble: bool = False  # the last batch held rows that could not be posted
 
     def post(self, frames: PartitionFrames) -> StageReport:
@@ -96,7 +100,7 @@ class Poster:
                     frames,
                     partition.id,
                     batch,
-                    together=None if together is None else together.slice(start, stop - start),
+                    together=None if together is None else together.slice(start, stop),
                     rejected_before=rejected,
                     partly_posted=bool(outcomes) or last_row is not None,
                     expect_trouble=self._trouble or _names_any(batch, unknown),
@@ -120,7 +124,7 @@ class Poster:
         partition_id: int,
         batch: pa.Table,
         *,
-        together: pa.Array | None,
+        together: Parts | None,
         rejected_before: int,
         partly_posted: bool,
         expect_trouble: bool,
@@ -149,11 +153,15 @@ class Poster:
 
         return self._send_batch(plan, batch, policy, describe, expect_trouble=expect_trouble)
 
-    def _together(self, frames: PartitionFrames, entries: pa.Table) -> pa.Array | None:
-        """Per entry, the number of its transaction; None where rows are entries by themselves."""
-        if self.work.definition.transactions is None or not entries.num_rows:
+    def _together(self, frames: PartitionFrames, entries: pa.Table) -> Parts | None:
+        """The transactions of entries; None where rows are entries by themselves."""
+        section = self.work.definition.transactions
+        if section is None or not entries.num_rows:
             return None
-        return frames.transactions(entries.column("source_row").combine_chunks())
+        left_over = LEFT_OVER_ROWS.empty_table()
+        if section.references == "row" and self._others_posted():
+            left_over = frames.left_over()
+        return parts_of(entries, left_over, frames.transactions, self.work.registration.id)
 
     # --- what is asked of the ledger, each by itself: a plan rehearses these and nothing else (`plan_posting.py`) ---
 
@@ -167,6 +175,13 @@ class Poster:
 
     def _unknown_accounts(self, named: list[str]) -> list[str]:
         return self._retrying(lambda connection: accounts.unknown_accounts(connection, named))
+
+    def _others_posted(self) -> bool:
+        """Whether the ledger has entries that rows of this source may have been before."""
+        if self._others is None:
+            registration = self.work.registration.id
+            self._others = self._retrying(lambda connection: others_posted(connection, registration))
+        return self._others
 
     def _send_batch(
         self,
@@ -223,7 +238,8 @@ class Poster:
         ids = pa.array(unknown, pa.string())
         count = pc.sum(pc.or_(pc.is_in(debits, ids), pc.is_in(credits, ids))).as_py()
         self.log(
-            f"partition {frames.key}: {count:,} rows name {len(unknown):,} unknown accounts, the first is {unknown[0]}"
+            f"partition {frames.key}: {counted(count, 'row')} with {counted(len(unknown), 'unknown account')},"
+            f" the first is {unknown[0]}"
         )
         refuse_too_many_rejects(
             self.work,
@@ -275,7 +291,7 @@ class Poster:
                     f"balances left their entries while partition {key} was posted: {currency} is off by {difference};"
                     " stop whatever changes balances directly, and run the reconciliation"
                 )
-        self.log(f"partition {key}: {self._batches} batches so far, balances agree")
+        self.log(f"partition {key}: {counted(self._batches, 'batch', 'batches')} so far, balances agree")
 
 
 def prepare_ledger(definition: SourceDefinition, places: Places, run_id: str) -> int:
@@ -291,12 +307,12 @@ def prepare_ledger(definition: SourceDefinition, places: Places, run_id: str) ->
         return posting.post_opening_entries(connection, definition.id, book.opening_entries, run_id)
 
 
-def _batches(rows: int, batch_size: int, together: pa.Array | None) -> Iterator[tuple[int, int]]:
+def _batches(rows: int, batch_size: int, together: Parts | None) -> Iterator[tuple[int, int]]:
     """Where batches begin and stop; what belongs together is in one."""
     if together is None:
         yield from ((start, min(start + batch_size, rows)) for start in range(0, rows, batch_size))
         return
-    numbers = together.to_numpy()
+    numbers = together.numbers.to_numpy()
     begins = np.append(np.flatnonzero(numbers[1:] != numbers[:-1]) + 1, rows)
     start = 0
     while start < rows:

@@ -37,7 +37,9 @@ from backfill_pipeline.stages.config import BackfillConfig
 from backfill_pipeline.stages.manifest import survey_occurrences
 from backfill_pipeline.stages.reject_file import refresh_reject_file
 from backfill_pipeline.stages.retry import retrying
+from backfill_pipeline.stages.transactions import LEFT_OVER_COLUMNS, left_over
 from backfill_pipeline.stages.work import Log, SourceWork
+from backfill_pipeline.wording import counted
 
 StageName = Literal["extracted", "transformed", "validated", "posted"]
 STAGES: tuple[StageName, ...] = ("extracted", "transformed", "validated", "posted")
@@ -127,7 +129,7 @@ class PartitionFrames:
         return table.select(_POSITIONS.names).take(pc.index_in(source_rows, table.column(SOURCE_ROW)))
 
     def transactions(self, source_rows: pa.Array) -> pa.Array:
-        """The number of each row's transaction, int32: rows of one have the same. Only for rows that are legs."""
+        """The number of each row's transaction, int32, in the order in which they come. Only for rows that are legs."""
         section = self.work.definition.transactions
         assert section is not None
         table = self._extracted
@@ -137,6 +139,13 @@ class PartitionFrames:
             table = self.extracted()
         ids = transaction_ids(table, section.id).take(pc.index_in(source_rows, table.column(SOURCE_ROW)))
         return ids.dictionary_encode().indices
+
+    def left_over(self) -> pa.Table:
+        """The rows that carry no entry, and what it would be called (`transactions.LEFT_OVER_ROWS`)."""
+        table = self._transformed
+        if table is None:
+            table = self.work.intermediates.read("transformed", self.key, LEFT_OVER_COLUMNS)
+        return left_over(self.transformed() if table is None else table)
 
     def release(self) -> None:
         """Forgets the frames that posting does not need, and gives their memory back."""
@@ -229,8 +238,8 @@ def refuse_too_many_rejects(
     allowed = work.definition.max_error_rate
     if count > allowed * row_count:
         raise TooManyRejectsError(
-            f"partition {key} of {work.definition.id} has {count:,} rejects in {row_count:,} rows, more than"
-            f" max_error_rate {allowed:g} allows ({note});"
+            f"partition {key} of {work.definition.id} has {counted(count, 'reject')} in {counted(row_count, 'row')},"
+            f" more than max_error_rate {allowed:g} allows ({note});"
             f" {'only the batches before these were' if partly_posted else 'nothing of it was'} posted:"
             " correct the source or its mapping, or raise max_error_rate"
         )

@@ -75,10 +75,12 @@ class Preview:
     """What became of some rows: `good` + filtered + rejected = `len(rows)`.
 
     Attributes:
+        source_id: whose rows they are.
         columns: of the source, in its order.
         reached_end: no rows follow those that were looked at.
     """
 
+    source_id: str
     columns: tuple[str, ...]
     rows: tuple[PreviewRow, ...]
     good: int
@@ -105,14 +107,22 @@ def preview(definition: SourceDefinition, *, rows: int, from_line: int = 1) -> P
         return _previewed_surely(definition, read, rows, from_line, Path(scratch))
 
 
-def check_files(checked: CheckedFile, *, rows: int) -> tuple[list[Problem], Preview | None]:
+def check_files(
+    checked: CheckedFile, *, rows: int, day: SourceDefinition | None = None
+) -> tuple[list[Problem], Preview | None]:
     """What is wrong with the files of a definition that reads well, and a preview of the first rows.
+
+    Args:
+        checked: what was read.
+        rows: at most so many.
+        day: of a bank, the day whose rows are looked at; accounts and tables are the bank's.
 
     Returns:
         All problems; the preview when there is none.
     """
     definition = checked.definition
     assert definition is not None
+    source = definition if day is None else day
     problems: list[Problem] = []
 
     def note(key: str, file: object, error: SourceFileError | SettingsError) -> None:
@@ -124,11 +134,11 @@ def check_files(checked: CheckedFile, *, rows: int) -> tuple[list[Problem], Prev
     with tempfile.TemporaryDirectory(prefix="backfill-check-") as scratch:
         read: RowsRead | None = None
         try:
-            read = read_rows(definition, rows, 1, Path(scratch))
+            read = read_rows(source, rows, 1, Path(scratch))
         except (SourceFileError, SettingsError) as error:
-            note(definition.place_key, definition.place, error)
+            note(source.place_key, source.place, error)
         if read is not None:
-            for problem in _missing_columns(definition, read.columns):
+            for problem in _missing_columns(source, read.columns):
                 line = checked.line_of(problem.key)
                 problems.append(
                     Problem(definition.path, line, problem.key, problem.text, suggestion=problem.suggestion)
@@ -146,7 +156,7 @@ def check_files(checked: CheckedFile, *, rows: int) -> tuple[list[Problem], Prev
                 note("accounts.file", definition.accounts.file, error)
         if problems or read is None:
             return problems, None
-        return [], _previewed_surely(definition, read, rows, 1, Path(scratch))
+        return [], _previewed_surely(source, read, rows, 1, Path(scratch))
 
 
 def _table_of(definition: SourceDefinition, error: SourceFileError) -> tuple[str, object, SourceFileError]:
@@ -214,6 +224,7 @@ def _previewed(definition: SourceDefinition, read: RowsRead) -> Preview:
     )
     outcomes = Counter(row.outcome for row in shown)
     return Preview(
+        source_id=definition.id,
         columns=read.columns,
         rows=shown,
         good=outcomes["good"],

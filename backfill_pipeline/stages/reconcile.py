@@ -16,7 +16,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 
@@ -100,8 +100,13 @@ class ReconciliationReport:
             self.add(one, count)
 
 
-def reconcile(work: SourceWork) -> ReconciliationReport:
+def reconcile(work: SourceWork, *, with_balances: bool = True) -> ReconciliationReport:
     """Compares everything that is posted of a source with the ledger and records the verdict.
+
+    Args:
+        work: the source.
+        with_balances: whether balances are held against their entries too: those of the whole ledger, which is summed
+            for that. False for one of many sources that are reconciled together, whose last one does it for all.
 
     Raises:
         TransientLedgerError: the ledger cannot be read right now.
@@ -109,7 +114,7 @@ def reconcile(work: SourceWork) -> ReconciliationReport:
     started = time.monotonic()
     report = ReconciliationReport(work.definition.id)
     with work.connect() as connection:
-        with _examining_balances(work) as examined:
+        with _examining_balances(work) if with_balances else nullcontext() as examined:
             reconciliation.prepare(connection)
             outcomes = status.partition_outcomes(connection, work.registration.id)
             posted = [outcome for outcome in outcomes if outcome.status == "posted"]
@@ -120,9 +125,10 @@ def reconcile(work: SourceWork) -> ReconciliationReport:
             _reconcile_opening_entries(connection, work, report)
             if not report.open_partitions:
                 _reconcile_totals(connection, work, report)
-            found = examined.result()
-        report.account_break_count, report.account_breaks = found.break_count, found.breaks
-        report.currencies = found.currencies
+            if examined is not None:
+                found = examined.result()
+                report.account_break_count, report.account_breaks = found.break_count, found.breaks
+                report.currencies = found.currencies
         report.stated = compare_stated_balances(connection, work, outcomes)
         report.seconds = time.monotonic() - started
         reconciliation.record(

@@ -23,6 +23,7 @@ from backfill_pipeline.schemas.row_errors import combined
 from backfill_pipeline.stages.prepare import PartitionFrames
 from backfill_pipeline.stages.reject_file import FORMULA
 from backfill_pipeline.stages.work import SourceWork
+from backfill_pipeline.wording import counted
 
 # Columns around the source's own. They are found by their place, so that a source may use these names too.
 _BEFORE: Final = tuple(
@@ -196,8 +197,8 @@ def _parsed(path: Path, data: bytes, names: Sequence[str]) -> pa.Table:
         raise _not_an_export(path, names)
     if wrong:
         raise UsageError(
-            f"{path}: record {wrong[0].number - 1} has {wrong[0].actual_columns} columns, the export {len(names)}:"
-            " put what holds a delimiter into quotes"
+            f"{path}: record {wrong[0].number - 1} has {counted(wrong[0].actual_columns, 'column')}, the export"
+            f" {len(names)}: put what holds a delimiter into quotes"
         )
     return table
 

@@ -22,6 +22,7 @@ from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.errors import UsageError
 from backfill_pipeline.ledger import posting, replays
 from backfill_pipeline.ledger.connection import Connection, source_lock
+from backfill_pipeline.ledger.parts import Parts
 from backfill_pipeline.ledger.posting import BatchPlan, PostingPolicy
 from backfill_pipeline.ledger.rejects import Reject
 from backfill_pipeline.ledger.replays import ATTEMPT_SCHEMA, ReplayCounts
@@ -30,12 +31,14 @@ from backfill_pipeline.schemas.frames import ENTRY_SCHEMA, FAILURES_SCHEMA, VALI
 from backfill_pipeline.schemas.ledger_entry import validate
 from backfill_pipeline.schemas.rejects import RejectCode
 from backfill_pipeline.schemas.row_errors import combined
+from backfill_pipeline.sources.grouping.transaction_ids import transaction_ids
 from backfill_pipeline.stages.config import BackfillConfig, effective_config
 from backfill_pipeline.stages.reject_export import RepairedFile, latest_cells, read_repaired, source_cells
 from backfill_pipeline.stages.reject_file import refresh_reject_file
 from backfill_pipeline.stages.replayed_references import occurrences_of
 from backfill_pipeline.stages.replayed_transactions import with_their_transactions
 from backfill_pipeline.stages.retry import retrying
+from backfill_pipeline.stages.transactions import left_over, parts_of
 from backfill_pipeline.stages.work import Log, Places, SourceWork, open_work
 
 _REFUSED_SHOWN = 20
@@ -237,10 +240,10 @@ def _post(work: SourceWork, sent: _Sent, run_id: str, replayed_by: str, log: Log
         batch_size = config.batch_size if work.definition.transactions is None else states.num_rows
         for start in range(0, states.num_rows, batch_size):
             size = min(batch_size, states.num_rows - start)
-            attempts, entries = _attempts(
+            attempts, entries, together = _attempts(
                 work, states.slice(start, size), cells.slice(start, size), numbers.slice(start, size)
             )
-            _post_batch(work, config, key, attempts, entries, run_id, replayed_by, log)
+            _post_batch(work, config, key, attempts, entries, together, run_id, replayed_by, log)
 
 
 def _post_batch(
@@ -249,6 +252,7 @@ def _post_batch(
     key: str,
     attempts: pa.Table,
     entries: pa.Table,
+    together: Parts | None,
     run_id: str,
     replayed_by: str,
     log: Log,
@@ -267,6 +271,7 @@ def _post_batch(
     policy = PostingPolicy(
         skip_duplicates=config.skip_duplicates,
         create_unknown_accounts=work.definition.unknown_accounts == "create",
+        together=together,
     )
 
     def attempt() -> None:
@@ -278,8 +283,10 @@ def _post_batch(
 
 def _attempts(
     work: SourceWork, states: pa.Table, cells: pa.Table, occurrences: pa.Array
-) -> tuple[pa.Table, pa.Table]:
-    """Rows as ATTEMPT_SCHEMA, with the outcome of those that are no entries, and the entries (VALIDATED_SCHEMA)."""
+) -> tuple[pa.Table, pa.Table, Parts | None]:
+    """Rows as ATTEMPT_SCHEMA, with the outcome of those that are no entries; the entries (VALIDATED_SCHEMA) and what
+    they are parts of.
+    """
     transformed = _transformed(work, states, cells, occurrences)
     outcome = validate(to_pandas(transformed))
     valid, failures = to_arrow(outcome.valid, VALIDATED_SCHEMA), to_arrow(outcome.failures, FAILURES_SCHEMA)
@@ -302,7 +309,23 @@ def _attempts(
         "ledger_id": valid.column("ledger_id").take(good),
         "reference_id": valid.column("reference_id").take(good),
     }
-    return pa.table([columns[name] for name in ATTEMPT_SCHEMA.names], names=ATTEMPT_SCHEMA.names), valid
+    attempts = pa.table([columns[name] for name in ATTEMPT_SCHEMA.names], names=ATTEMPT_SCHEMA.names)
+    return attempts, valid, _together(work, cells, rows, transformed, valid)
+
+
+def _together(
+    work: SourceWork, cells: pa.Table, rows: pa.Array, transformed: pa.Table, entries: pa.Table
+) -> Parts | None:
+    """The transactions of entries; `rows` are the source rows of the cells that they were made of."""
+    section = work.definition.transactions
+    if section is None or not entries.num_rows:
+        return None
+    ids = transaction_ids(cells, section.id)
+
+    def transactions(asked: pa.Array) -> pa.Array:
+        return ids.take(pc.index_in(asked, value_set=rows)).dictionary_encode().indices
+
+    return parts_of(entries, left_over(transformed), transactions, work.registration.id)
 
 
 def _transformed(work: SourceWork, places: pa.Table, cells: pa.Table, occurrences: pa.Array) -> pa.Table:

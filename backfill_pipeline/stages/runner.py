@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 from backfill_pipeline.errors import BackfillError, TransientError
 from backfill_pipeline.ledger import balances, checkpoints, registrations
@@ -45,6 +46,7 @@ class PartitionRunner:
         selected: the stages to materialize; the others are read from their files.
         run_id: kept with every batch.
         log: takes progress messages; called from several threads.
+        baseline: the trial balance that posting must not change; None: that of the ledger as it is.
     """
 
     work: SourceWork
@@ -53,6 +55,7 @@ class PartitionRunner:
     run_id: str
     log: Log
     stop: threading.Event = field(default_factory=threading.Event)
+    baseline: dict[str, Decimal] | None = None
     _turns: Turns = field(default_factory=Turns)
 
     def run(self, keys: Sequence[str]) -> Iterator[PartitionReport]:
@@ -66,12 +69,12 @@ class PartitionRunner:
             BackfillError: accounts or opening balances cannot be posted.
         """
         with ExitStack() as stack:
-            stack.enter_context(source_lock(self.work.places.ledger_url, self.work.definition.id))
+            locked = stack.enter_context(source_lock(self.work.places.ledger_url, self.work.definition.id))
             preparing = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="prepare"))
             stack.callback(self.stop.set)
             # The first one while accounts are opened and opening balances posted.
             prepared = {key: preparing.submit(self._prepare, key) for key in keys[:1]}
-            posters = self._posters(stack) if "posted" in self.selected else []
+            posters = self._posters(stack, locked) if "posted" in self.selected else []
             posting = stack.enter_context(ThreadPoolExecutor(max(len(posters), 1), thread_name_prefix="post"))
             idle: deque[Poster] = deque(posters)
             stack.callback(self.stop.set)  # again: what was entered last is left first
@@ -90,13 +93,12 @@ class PartitionRunner:
                 yield report
             self._note_outcome(failed)
 
-    def _posters(self, stack: ExitStack) -> list[Poster]:
+    def _posters(self, stack: ExitStack, connection: Connection) -> list[Poster]:
         opened = prepare_ledger(self.work.definition, self.work.places, self.run_id)
         if opened:
             self.log(f"{opened:,} opening entries posted")
-        with self.work.connect() as connection:
-            baseline = balances.trial_balance(connection)
-            workers = 1 if self._order_matters(connection) else self.config.parallel_workers
+        baseline = balances.trial_balance(connection) if self.baseline is None else self.baseline
+        workers = 1 if self._order_matters(connection) else self.config.parallel_workers
         posters = [
             Poster(self.work, self.config, self.run_id, self.stop, self.log, baseline) for _ in range(workers)
         ]

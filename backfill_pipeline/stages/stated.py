@@ -27,6 +27,7 @@ from backfill_pipeline.sources.several import FILE_STRIDE
 from backfill_pipeline.stages.prepare import PartitionFrames
 from backfill_pipeline.stages.replay import repaired_records
 from backfill_pipeline.stages.work import SourceWork
+from backfill_pipeline.wording import are, counted
 
 STEPS_KEPT: Final = 20
 """Rows at which the drift begins or changes that are told one by one; the others are counted."""
@@ -101,7 +102,8 @@ class StatedReport:
     def sentence(self) -> str:
         """The outcome in a sentence, for people."""
         if self.open_partitions:
-            return f"not compared yet: {self.open_partitions:,} partitions are not posted"
+            open_ = self.open_partitions
+            return f"not compared yet: {counted(open_, 'partition')} {are(open_)} not posted"
         parts = [f"{self.compared:,} compared"]
         if self.differing:
             first = self.steps[0]

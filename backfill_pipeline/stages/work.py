@@ -140,15 +140,23 @@ def _chunk(plan: PartitionPlan) -> SourceChunk:
     )
 
 
-def open_work(definition: SourceDefinition, places: Places) -> SourceWork:
+def open_work(
+    definition: SourceDefinition, places: Places, *, registration: Registration | None = None
+) -> SourceWork:
     """Opens a registered source and makes sure that it is still the one that was registered.
+
+    Args:
+        definition: the source.
+        places: where its data is and goes.
+        registration: its current one, of a caller who has just read it.
 
     Raises:
         UsageError: it was never registered.
         SourceChangedError: file or mapping changed since, and what.
     """
-    with connect(places.ledger_url) as connection:
-        registration = registrations.load(connection, definition.id)
+    if registration is None:
+        with connect(places.ledger_url) as connection:
+            registration = registrations.load(connection, definition.id)
     if registration is None:
         raise UsageError(
             f"source {definition.id} is not registered yet: materialize {definition.id}/manifest, or use backfill run"

@@ -6,13 +6,17 @@ import csv
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
+from dagster import DagsterInstance
+from dagster._daemon.types import DaemonHeartbeat
 
+from backfill_pipeline.cli.inbox import _is_watched
 from backfill_pipeline_tests.cli.command import Backfill, batches, count_or_zero, wait_until
 from backfill_pipeline_tests.stages.world import HEADER, World, entries
 
@@ -57,6 +61,7 @@ def test_the_inbox_is_shown_and_only_looked_at(backfill: Backfill, world: World,
         shown = backfill("inbox", "--json").json
         assert shown == {
             "inbox": str(inbox),
+            "watched": False,
             "sources": [
                 {
                     "source_id": "s",
@@ -76,8 +81,19 @@ def test_the_inbox_is_shown_and_only_looked_at(backfill: Backfill, world: World,
         }
     text = backfill("inbox").stdout
     assert "s  waiting  1 waiting" in text
+    assert "nothing watches it now: start backfill up" in text
     assert "notes [1].txt" in text
     assert backfill.query("SELECT count(*)::int FROM backfill_inbox_files") == [(0,)]
+
+
+@pytest.mark.parametrize(("seconds_ago", "watched"), [(5, True), (60, True), (600, False)])
+def test_a_daemon_that_was_heard_of_lately_watches(seconds_ago: float, watched: bool) -> None:
+    with DagsterInstance.ephemeral() as instance:
+        assert not _is_watched(instance)
+        now = time.time()
+        for kind, when in (("SENSOR", now - seconds_ago), ("SCHEDULER", now)):
+            instance.add_daemon_heartbeat(DaemonHeartbeat(when, kind, "a daemon", []))
+        assert _is_watched(instance) is watched
 
 
 @pytest.mark.slow
@@ -106,6 +122,7 @@ def test_files_are_processed_by_the_daemon_also_after_kill_9(
 
         put(inbox, "2024-01-01.csv", entries(1000, first=6001))  # an earlier day comes later
         wait_until(lambda: _verdicts(url) == 2, timeout=300, every=0.5)
+        assert backfill("inbox", "--json").json["watched"] is True
     assert _posted(url) == 7000
     assert backfill.query("SELECT revision, row_count::int FROM backfill_registrations") == [(1, 7000)]
     assert backfill.query("SELECT DISTINCT verdict FROM backfill_reconciliations") == [("match",)]

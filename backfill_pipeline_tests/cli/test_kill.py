@@ -126,13 +126,14 @@ def test_killed_before_anything_is_posted_leaves_nothing_in_the_way(
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_with_one_sentence_and_resume_carries_on(
-    backfill: Backfill, source: Path, undisturbed: Snapshot
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_stop_with_one_sentence_and_resume_carries_on(
+    backfill: Backfill, source: Path, undisturbed: Snapshot, number: signal.Signals
 ) -> None:
     assert backfill.url is not None
     with backfill.started("run", source, "--json") as process:
         wait_until(lambda: batches(backfill.url or "") >= 20)
-        os.kill(process.pid, signal.SIGINT)
+        os.kill(process.pid, number)
         stopped = finish(process)
 
     assert stopped.code == 130, stopped

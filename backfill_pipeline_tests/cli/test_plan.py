@@ -163,7 +163,10 @@ def test_usage_errors_and_ledgers_that_are_not_there(backfill: Backfill, world: 
     assert "cannot be reached" in gone.sentence
 
 
-def test_interrupted_it_leaves_nothing(backfill: Backfill, world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_leaves_nothing(
+    backfill: Backfill, world: World, tmp_path: Path, number: signal.Signals
+) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     backfill.extra["TMPDIR"] = str(scratch)
@@ -171,7 +174,7 @@ def test_interrupted_it_leaves_nothing(backfill: Backfill, world: World, tmp_pat
     assert backfill("db", "migrate").code == 0
     with backfill.started("plan", "s") as process:
         wait_until(lambda: any(scratch.glob("backfill-plan-*/intermediates/s/*/validated/*")))
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, number)
         done = finish(process)
     assert done.code == 130
     assert done.sentence == "backfill: interrupted; a plan leaves nothing behind"

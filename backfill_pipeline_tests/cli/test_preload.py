@@ -4,41 +4,61 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from backfill_pipeline.cli.preload import preloading
+from backfill_pipeline_tests.cli.command import wait_until
 from backfill_pipeline_tests.stages.world import CHECKOUT
 
-_SLOW = "import time\ntime.sleep(0.5)\n"
+# A module whose import takes until the thread of the test waits for it.
+_UNTIL_WAITED_FOR = """
+import sys, time
+def waits(frame):
+    return frame is not None and (frame.f_code.co_name == "join" or waits(frame.f_back))
+while not waits(sys._current_frames()[{thread}]):
+    time.sleep(0.01)
+"""
 
 
 @pytest.fixture
 def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
-    """Two modules that take half a second each to import."""
+    """Two modules."""
     names = ("preloaded_first", "preloaded_second")
     for name in names:
-        (tmp_path / f"{name}.py").write_text(_SLOW)
+        (tmp_path / f"{name}.py").write_text("done = True\n")
     monkeypatch.syspath_prepend(tmp_path)
     yield names
     for name in names:
         sys.modules.pop(name, None)
 
 
-def test_modules_are_there_when_the_block_ends_and_cost_it_nothing(modules: tuple[str, str]) -> None:
-    started = time.monotonic()
+def _is_imported(name: str) -> bool:
+    return hasattr(sys.modules.get(name), "done")
+
+
+def test_modules_are_imported_while_the_block_works(modules: tuple[str, str]) -> None:
     with preloading(modules):
-        time.sleep(1)
+        wait_until(lambda: all(_is_imported(name) for name in modules))
+
+
+def test_modules_are_there_when_the_block_ends(modules: tuple[str, str], tmp_path: Path) -> None:
+    (tmp_path / f"{modules[0]}.py").write_text(_UNTIL_WAITED_FOR.format(thread=threading.get_ident()))
+    with preloading(modules):
+        wait_until(lambda: modules[0] in sys.modules)
+        assert modules[1] not in sys.modules
     assert set(modules) <= sys.modules.keys()
-    assert time.monotonic() - started < 1.4
 
 
-def test_a_block_that_fails_waits_for_one_module_and_no_more(modules: tuple[str, str]) -> None:
+def test_a_block_that_fails_waits_for_one_module_and_no_more(
+    modules: tuple[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / f"{modules[0]}.py").write_text(_UNTIL_WAITED_FOR.format(thread=threading.get_ident()))
     with pytest.raises(ZeroDivisionError), preloading(modules):
-        time.sleep(0.1)
+        wait_until(lambda: modules[0] in sys.modules)
         raise ZeroDivisionError
     assert modules[0] in sys.modules
     assert modules[1] not in sys.modules

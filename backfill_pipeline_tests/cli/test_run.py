@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -211,7 +210,7 @@ def test_a_range_of_partitions_by_number_or_key_posts_these_and_no_others(
     assert (again.code, again.json["posted"], again.json["duplicates"]) == (0, 0, 20)
     incomplete = backfill("reconcile", "s")  # no break, but not the whole source either: never a clean exit
     assert incomplete.code == 1
-    assert "1 partitions are not posted yet" in incomplete.stdout
+    assert "1 partition is not posted yet" in incomplete.stdout
     rest = backfill("resume", "s", "--json")
     assert (rest.code, rest.json["posted"], rest.json["reconciliation"]) == (0, 10, "match")
     assert backfill("reconcile", "s").code == 0
@@ -555,20 +554,15 @@ def test_a_wrong_password_is_one_sentence_and_a_right_one_is_kept_secret(
 
 
 def test_help_is_there_at_once(tmp_path: Path) -> None:
-    Backfill(tmp_path, None)("--help")  # the first call may have to compile
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    outcome = Backfill(tmp_path, None)("--help")
-    assert outcome.code == 0
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # Time of the processor, not of the clock, which others use up as well.
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+    """Counted in modules that are imported, which nothing else on the machine changes: they take all the time."""
+    assert Backfill(tmp_path, None)("--help").code == 0
     code = (
         "import sys\nfrom backfill_pipeline.cli import main\nsys.argv = ['backfill', '--help']\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "heavy = {'dagster', 'numpy', 'pandas', 'pandera', 'psycopg', 'pyarrow', 'pydantic', 'sqlalchemy'}\n"
-        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+        "print(sorted(heavy & set(sys.modules)), len(sys.modules) < 450 or len(sys.modules), file=sys.stderr)"
     )
     loaded = subprocess.run(
         [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True
     )
-    assert loaded.stderr.strip() == "[]"
+    assert loaded.stderr.strip() == "[] True"

@@ -23,7 +23,7 @@ def test_a_drift_is_shown_by_run_and_reconcile__and_is_no_failure(backfill: Back
     shown = backfill("reconcile", "s")
     assert shown.code == 0
     assert f"  stated balances: {sentence}\n" in shown.stdout
-    assert "stated minus ledger: 7.00 to 7.00, 7.00 at the last row; 1 of 1 accounts differ" in shown.stdout
+    assert "stated minus ledger: 7.00 to 7.00, 7.00 at the last row; accounts that differ at theirs: 1 of 1" in shown.stdout
     table = [line.split() for line in shown.stdout.splitlines()]
     assert ["2", "A", "109.00", "102.00", "7.00", "from", "the", "first", "row"] in [row[:9] for row in table]
     again = backfill("run", path, "--json").json
@@ -40,7 +40,7 @@ def test_rejects_explain_it__and_a_part_is_not_compared(backfill: Backfill, worl
     path = world.write("s", rows, header=COLUMNS, stated_balances=STATED, accounts=RICH, max_error_rate="0.5")
     part = backfill("run", path, "--partitions", "1..2")
     assert part.code == 3
-    assert "  stated balances not compared yet: 1 partitions are not posted\n" in part.stdout
+    assert "  stated balances not compared yet: 1 partition is not posted\n" in part.stdout
     ran = backfill("resume", path)
     assert ran.code == 0, ran.stderr
     assert (

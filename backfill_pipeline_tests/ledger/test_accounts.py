@@ -130,5 +130,5 @@ class TestOpeningEntries:
                 )
                 wait_until_somebody_waits(world)
             with pytest.raises(TransientLedgerError):
-                trying.result(timeout=30)
+                trying.result(timeout=120)
         assert post_opening_entries(world.connection, "bank", table(self.OPENING), "run-1") == 1

@@ -156,6 +156,6 @@ def test_a_waiting_posting_adds_to_what_the_other_left(world: World, banks: list
                 ),
             ]
         for one in waiting:
-            one.result(timeout=30)
+            one.result(timeout=120)
     assert world.balance(HOT[0]) == Decimal(91)
     world.assert_balances_follow_entries()

@@ -235,7 +235,7 @@ class TestWhileOthersPost:
                 live.execute("SELECT pg_sleep(0.5)")
                 world.post_one(Entry("r1", "A", "FUND"), live)
                 live.execute("SELECT pg_sleep(1.2)")  # longer than deadlock_timeout
-            assert applying.result(timeout=30).newly_applied
+            assert applying.result(timeout=120).newly_applied
         assert world.count() == 1
         assert world.value("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == 0
 

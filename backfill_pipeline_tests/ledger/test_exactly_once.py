@@ -132,7 +132,7 @@ class TestTwoAtOnce:
                 trying = pool.submit(world.post, bank, rows, connection=world.connect(), staging=True)
                 wait_until_somebody_waits(world)
             with pytest.raises(TransientLedgerError, match="told apart anew"):
-                trying.result(timeout=30)
+                trying.result(timeout=120)
         assert world.references() == {"r1"}
         outcome = world.post(bank, rows)
         assert (outcome.posted, outcome.conflicts) == (1, 2)
@@ -147,7 +147,7 @@ class TestTwoAtOnce:
                 world.post_one(Entry("r1"), live)
                 trying = pool.submit(world.post, bank, [Entry("r0"), Entry("r1")], connection=world.connect())
                 wait_until_somebody_waits(world)
-            outcome = trying.result(timeout=30)
+            outcome = trying.result(timeout=120)
         assert (outcome.path, outcome.posted, outcome.duplicates) == ("staging", 1, 1)
 
     def test_an_account_that_is_opened_while_a_posting_waits_makes_it_try_again(
@@ -162,7 +162,7 @@ class TestTwoAtOnce:
                 wait_until_somebody_waits(world)
                 world.open("NEW")
             with pytest.raises(TransientLedgerError, match="opened while they were posted"):
-                trying.result(timeout=30)
+                trying.result(timeout=120)
         assert world.post(bank, rows).posted == 2
 
 
@@ -192,7 +192,7 @@ class TestResuming:
                 asking = pool.submit(posting.last_posted_row, world.connect(), bank.partitions[0].id)
                 wait_until_somebody_waits(world)
                 assert not asking.done()
-            assert asking.result(timeout=30) == 100
+            assert asking.result(timeout=120) == 100
 
     @pytest.mark.parametrize(("start", "length"), [(0, 50), (50, 50), (0, 200), (50, 100), (20, 10)])
     def test_a_batch_that_was_cut_across_posted_rows_is_refused(
@@ -342,7 +342,7 @@ def wait_until_somebody_waits(world: World) -> None:
     """Until a session of this ledger waits for a lock."""
     import time
 
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if world.value(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"

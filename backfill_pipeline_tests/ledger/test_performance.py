@@ -15,7 +15,7 @@ from backfill_pipeline_tests.ledger.world import NOON, Entry, World, many
 
 ROWS = 50_000
 ACCOUNTS = 5_000
-BOUND_S = 20.0
+BOUND_S = 120.0  # seconds on an idle machine; with a wrong plan, many minutes
 
 
 @pytest.fixture

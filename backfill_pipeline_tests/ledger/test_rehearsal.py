@@ -217,7 +217,7 @@ def test_it_ends_with_its_session(world: World) -> None:
         rehearsed(rehearsal, 1, table([Entry("r1")]), PostingPolicy())
     assert world.count() == 0
     assert world.balances() == {"A": 0, "B": 0}
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while left := world.rows("SELECT relname FROM pg_class WHERE relname LIKE 'backfill_rehearsed%'"):
         assert time.monotonic() < deadline, left  # the server tidies up after the client has gone
         time.sleep(0.05)

@@ -262,7 +262,7 @@ class TestSourceLock:
             )
             assert killed
             taken = pool.submit(self.take, world.url)
-            assert taken.result(timeout=20)
+            assert taken.result(timeout=120)
             raise psycopg.OperationalError("the run sees it at its next statement")
 
     @staticmethod

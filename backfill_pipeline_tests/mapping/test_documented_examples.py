@@ -69,7 +69,7 @@ CASES: dict[str, Expected] = {
 
 
 def test_every_example_is_run() -> None:
-    assert set(EXAMPLES) == {*CASES, "stated balances", "bank statement"}
+    assert set(EXAMPLES) == {*CASES, "stated balances", "bank statement", "scb"}
 
 
 @pytest.mark.parametrize("name", CASES)

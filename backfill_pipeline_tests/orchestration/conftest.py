@@ -8,8 +8,11 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from backfill_pipeline.ledger.connection import connect
+from backfill_pipeline.ledger.migrate import migrate
 from backfill_pipeline.local.endpoint import prepare_dagster, resolve_ledger
 from backfill_pipeline.settings import load_settings
+from backfill_pipeline_tests.dual_ledger.world import Dual, running_dual
 from backfill_pipeline_tests.postgresql import Server
 from backfill_pipeline_tests.stages.world import World, whole_database
 
@@ -35,3 +38,12 @@ def instance(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.Dagst
             monkeypatch.setenv(name, value)
         with dg.DagsterInstance.get() as instance:
             yield instance
+
+
+@pytest.fixture
+def dual(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dual]:
+    """One bank, SCB-01, with 3 days of 40 entries, beside the ledger that the environment names."""
+    with connect(world.url) as connection:
+        migrate(connection)
+    with running_dual(world.url, world.folder, monkeypatch=monkeypatch) as dual:
+        yield dual

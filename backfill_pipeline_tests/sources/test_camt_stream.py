@@ -187,7 +187,7 @@ def test_details_are_records_when_they_add_up(tmp_path: Path, details: list[str]
         (document(statement(entry(), closing="105")), [None], ""),
         (document(statement(entry(sign="DBIT"), closing="95")), [None], ""),
         (document(statement(entry(), entry(status="<Sts>PDNG</Sts>"), entry(status="<Sts>INFO</Sts>"), closing="105")), [None] * 3, ""),
-        (document(statement(entry())), ["statement_unbalanced"], "opens with 100 EUR; with its 1 lines that makes 105, but it closes with 100 EUR"),
+        (document(statement(entry())), ["statement_unbalanced"], "opens with 100 EUR; with its 1 line that makes 105, but it closes with 100 EUR"),
         (document(statement(entry(), balances="")), ["statement_unbalanced"], "has no opening balance"),
         (document(statement(entry(), balances=balance("PRCD", "1") + balance("CLBD", "6"))), [None], ""),
         (document(statement(entry(), balances=balance("ITBD", "1") + balance("ITBD", "6"))), [None], ""),

@@ -243,7 +243,7 @@ def test_a_null_in_the_key_is_told_wherever_it_lies(legacy: str, mariadb: MariaD
     statements = ("CREATE TABLE t (k int)", "INSERT INTO t VALUES (1), (2), (3), (4), (5), (6), (NULL)")
     execute(legacy, *statements)
     with pytest.raises(
-        SourceFileError, match="has 7 rows, of which 6 were read: the key is empty .NULL. in 1 rows"
+        SourceFileError, match="has 7 rows, of which 6 were read: the key is empty .NULL. in 1 row"
     ):
         read(table="t", key="k")  # behind all others, where no page comes
     with pytest.raises(SourceFileError, match="the key is empty in record 1 .column 'k' is NULL"):

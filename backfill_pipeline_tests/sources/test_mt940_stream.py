@@ -200,7 +200,7 @@ OK = ":61:240301C5,00NTRFx"
     ("text", "codes", "words"),
     [
         (statement(OK, closing="C240301EUR105,"), [None], ""),
-        (statement(OK), ["statement_unbalanced"], "opens with 100 EUR; with its 1 lines that makes 105.00, but it closes with 100 EUR"),
+        (statement(OK), ["statement_unbalanced"], "opens with 100 EUR; with its 1 line that makes 105.00, but it closes with 100 EUR"),
         (statement(OK, closing="C240301USD105,"), ["statement_unbalanced"], "opens with 100 EUR and closes with 105 USD"),
         (statement(OK, closing="105,"), ["statement_unbalanced"], ":62F: in line 6 of the file is no balance"),
         (statement(OK).replace(":62F:C240301EUR100,\n", ""), ["statement_unbalanced"], "no closing balance: was the file cut short"),

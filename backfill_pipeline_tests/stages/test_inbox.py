@@ -406,5 +406,5 @@ def test_a_change_while_partitions_are_open_is_refused_by_registering(watched: W
     watched.put("1.csv", entries(30, first=2))
     steps = watched.settled().steps
     assert [step.kind for step in steps] == ["register"]
-    with pytest.raises(SourceChangedError, match="partitions are not posted yet"):
+    with pytest.raises(SourceChangedError, match="not posted yet"):
         watched.take(steps[0])

@@ -461,7 +461,7 @@ def test_a_batch_locks_nothing_that_postings_need(world: World) -> None:
     world.post(world.write("before", entries(1, first=500), accounts={"A": 0, "B": 100}))
     with psycopg.connect(world.url) as posting:
         posting.execute("SELECT post_ledger_entry('LIVE', 'A', 'B', 1, 'USD', 'fiat', 'TRANSFER', 'live')")
-        plan = planned_within(world, path, seconds=30)
+        plan = planned_within(world, path, seconds=120)
         posting.rollback()
     assert plan.counts.posted == 30
 

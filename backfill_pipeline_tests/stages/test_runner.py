@@ -66,20 +66,27 @@ def test_under_balance_constraints_partitions_are_posted_one_after_the_other(
     real = posting.post_batch
     at_work: list[str] = []
     together: set[str] = set()
+    met = threading.Event()
 
     def watched(connection, plan, *arguments, **options):  # type: ignore[no-untyped-def]
         at_work.append(plan.partition_key)
-        together.update(at_work if len(at_work) > 1 else ())
+        if len(at_work) > 1:
+            together.update(at_work)
+            met.set()
         try:
-            time.sleep(0.25)  # longer than preparing a partition takes, also on a busy machine
+            # The first one waits until it is joined; under constraints, nobody may come in this time.
+            met.wait(patience_s)
             return real(connection, plan, *arguments, **options)
         finally:
             at_work.remove(plan.partition_key)
 
     monkeypatch.setattr(posting, "post_batch", watched)
+    patience_s = 60.0
     world.post(world.write("s", entries(60), config={"parallel_workers": "4"}))
     assert together
     together.clear()
+    met.clear()
+    patience_s = 0.25
     with connect(world.url) as connection:
         connection.execute("UPDATE bank_accounts SET balance = 1000000, available_balance = 1000000")
         assert constraints.apply(connection).state == "applied"

@@ -294,7 +294,7 @@ def test_nothing_is_compared_before_every_partition_is_posted(world: World) -> N
     world.run(path, keys=["0001", "0003"])
     report = report_of(world, path)
     assert (report.compared, report.open_partitions) == (0, 1)
-    assert report.sentence == "not compared yet: 1 partitions are not posted"
+    assert report.sentence == "not compared yet: 1 partition is not posted"
     assert not report.agrees
     world.post(path)
     assert report_of(world, path).agrees

@@ -32,21 +32,21 @@ LANGUAGE sql STABLE STRICT PARALLEL SAFE AS $$
     SELECT rtrim(rtrim(to_char(moment AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US'), '0'), '.') || 'Z'
 $$;
 
--- What the bank is told of an entry.
+-- What the bank is told of an entry: of its own that it is posted, of others all that it needs to book them.
 CREATE FUNCTION dual_ledger_payload(entry ledger_entries, acknowledged boolean) RETURNS jsonb
 LANGUAGE sql STABLE AS $$
     SELECT CASE
         WHEN acknowledged THEN jsonb_build_object('reference', entry.reference_id, 'status', 'posted')
-        ELSE jsonb_strip_nulls(jsonb_build_object(
+        ELSE jsonb_build_object(
             'reference', entry.reference_id,
             'booked_at', ledger_utc_text(entry.timestamp_utc),
             'debit_account', entry.debit_account_id,
             'credit_account', entry.credit_account_id,
             'amount', entry.amount::text,
             'currency', entry.currency_code,
-            'fx_rate', entry.fx_rate::text,
-            'type', entry.transaction_type,
-            'metadata', entry.metadata))
+            'type', entry.transaction_type)
+            || CASE WHEN entry.fx_rate IS NULL THEN '{}' ELSE jsonb_build_object('fx_rate', entry.fx_rate::text) END
+            || CASE WHEN entry.metadata IS NULL THEN '{}' ELSE jsonb_build_object('metadata', entry.metadata) END
     END
 $$;
 
@@ -56,18 +56,20 @@ CREATE FUNCTION ledger_entries_tell_banks() RETURNS trigger
 LANGUAGE plpgsql AS $$
 DECLARE
     posted_origin text := coalesce(nullif(current_setting('backfill.origin', true), ''), 'LOCAL');
+    dual          dual_ledgers;
 BEGIN
     -- Opening balances are what both sides begin with. Ledgers that no bank keeps pay for one look at an empty table.
-    IF posted_origin = 'OPENING' OR NOT EXISTS (SELECT FROM dual_ledgers) THEN
+    IF posted_origin = 'OPENING' THEN
         RETURN NULL;
     END IF;
-    INSERT INTO dual_ledger_outbox (ledger_id, reference_id, destination, origin, payload)
-    SELECT e.ledger_id, e.reference_id, d.bank_id, posted_origin,
-           dual_ledger_payload(e::ledger_entries, posted_origin = d.bank_id)
-    FROM new_entries e
-    JOIN dual_ledgers d ON d.ledger_id = e.ledger_id
-    WHERE d.send_entries OR posted_origin = d.bank_id
-    ORDER BY e.id;
+    -- Without a join, rows are numbered as they are read: in the order of their posting, while their accounts are locked.
+    FOR dual IN SELECT * FROM dual_ledgers ORDER BY ledger_id LOOP
+        INSERT INTO dual_ledger_outbox (ledger_id, reference_id, destination, origin, payload)
+        SELECT e.ledger_id, e.reference_id, dual.bank_id, posted_origin,
+               dual_ledger_payload(e::ledger_entries, posted_origin = dual.bank_id)
+        FROM new_entries e
+        WHERE e.ledger_id = dual.ledger_id AND (dual.send_entries OR posted_origin = dual.bank_id);
+    END LOOP;
     RETURN NULL;
 END
 $$;
@@ -81,8 +83,15 @@ CREATE FUNCTION mark_dual_ledger(p_ledger_id text, p_bank_id text, p_send_entrie
 LANGUAGE plpgsql AS $$
 DECLARE
     kept_with text;
+    sent      boolean;
     noted     bigint;
 BEGIN
+    -- Every synchronisation asks for the mark, and nearly always it is there: nobody has to wait for that.
+    SELECT bank_id, send_entries INTO kept_with, sent FROM dual_ledgers WHERE ledger_id = p_ledger_id;
+    IF kept_with = p_bank_id AND (sent = p_send_entries OR NOT p_send_entries) THEN
+        UPDATE dual_ledgers SET send_entries = p_send_entries WHERE ledger_id = p_ledger_id AND sent <> p_send_entries;
+        RETURN 0;
+    END IF;
     -- No entry may come between looking at those that are there and the mark that makes the trigger see new ones.
     LOCK TABLE ledger_entries IN SHARE ROW EXCLUSIVE MODE;
     INSERT INTO dual_ledgers (ledger_id, bank_id, send_entries) VALUES (p_ledger_id, p_bank_id, p_send_entries)

@@ -6,12 +6,17 @@ CREATE TABLE sync_status (
     day             date NOT NULL,
     window_from     timestamptz NOT NULL,       -- the day in the bank's time zone: [window_from, window_to)
     window_to       timestamptz NOT NULL,
-    fetched         bigint,                     -- entries that the bank served
+    fetched         bigint,                     -- records that the bank served, as they were when they were proven complete
     fetched_at      timestamptz,
-    control_totals  jsonb,                      -- of the bank, as they were when what it served was proven complete
+    control_totals  jsonb,                      -- of the bank, which proved that
+    mapping_sha256  text,                       -- what they were mapped by
     posted          bigint,                     -- entries of the day in the ledger that came from the bank
     posted_at       timestamptz,
-    acknowledged    bigint,                     -- of those, how many the bank knows to be posted
+    duplicates      bigint,                     -- of the records fetched: what became of the others
+    conflicts       bigint,
+    rejected        bigint,
+    filtered        bigint,
+    acknowledged    bigint,                     -- of the entries posted, how many the bank knows to be posted
     acknowledged_at timestamptz,                -- when the last one became known
     verdict         text CHECK (verdict IN ('match', 'break')),
     reconciled_at   timestamptz,
@@ -20,7 +25,15 @@ CREATE TABLE sync_status (
     attempts        integer NOT NULL DEFAULT 0, -- since the day was last complete
     error           text,                       -- why the last try failed; NULL after a success
     run_id          text,
+    begun_at        timestamptz NOT NULL DEFAULT now(),
+    finished_at     timestamptz,                -- NULL while a run works on the day, and when it was killed or failed
+    complete        boolean NOT NULL GENERATED ALWAYS AS
+        (finished_at IS NOT NULL AND error IS NULL AND verdict IS NOT DISTINCT FROM 'match') STORED,
     updated_at      timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (source_id, day),
     CONSTRAINT sync_status_window CHECK (window_from < window_to)
 );
+-- Entries that were posted here first are few beside a bank's own, and each may reopen the day that it is booked on.
+CREATE INDEX dual_ledger_outbox_entries_idx ON dual_ledger_outbox (destination) WHERE kind = 'entry';
+COMMENT ON COLUMN sync_status.complete IS
+    'Fetched, proven, posted, acknowledged and reconciled without a break. Every other day is taken up again by the next night.';

@@ -14,6 +14,7 @@ from backfill_pipeline.orchestration.assets.keys import CONSTRAINTS_KEY
 from backfill_pipeline.orchestration.failures import TRANSIENT_RETRIES, terminal
 from backfill_pipeline.orchestration.metadata import constraint_metadata
 from backfill_pipeline.orchestration.resources import LedgerResource
+from backfill_pipeline.wording import counted
 
 IN_FORCE_CHECK = "constraints_in_force"
 
@@ -66,7 +67,7 @@ def constraint_text(report: constraints.ConstraintReport) -> str:
         return f"constraints are {'now applied' if report.newly_applied else 'applied already'} and verified"
     worst = report.worst
     return (
-        f"refused: {report.offending:,} accounts would break a balance constraint"
+        f"refused: {counted(report.offending, 'account')} would break a balance constraint"
         + (
             f", the worst is {worst.account_id} with {worst.available_balance} {worst.currency_code}"
             if worst

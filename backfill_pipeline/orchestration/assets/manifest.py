@@ -17,6 +17,7 @@ from backfill_pipeline.orchestration.partitions import sync_partitions
 from backfill_pipeline.orchestration.resources import LedgerResource
 from backfill_pipeline.stages.manifest import register_source
 from backfill_pipeline.stages.post import prepare_ledger
+from backfill_pipeline.wording import counted
 
 
 def manifest_asset(definition: SourceDefinition) -> dg.AssetsDefinition:
@@ -44,9 +45,10 @@ def manifest_asset(definition: SourceDefinition) -> dg.AssetsDefinition:
                 prepare_ledger(definition, ledger.places, context.run.run_id)
         sync_partitions(context.instance, report.registration)
         context.log.info(
-            f"{'registered' if report.is_new else 'already registered'}: {report.registration.row_count:,} rows"
-            f" in {len(report.registration.partitions)} partitions, revision {report.registration.revision}"
-            + (f", grown: {report.carried} partitions stay as they are" if report.carried else "")
+            f"{'registered' if report.is_new else 'already registered'}:"
+            f" {counted(report.registration.row_count, 'row')} in"
+            f" {counted(len(report.registration.partitions), 'partition')}, revision {report.registration.revision}"
+            + (f", {counted(report.carried, 'partition')} of before kept: it grew" if report.carried else "")
         )
         yield dg.MaterializeResult(
             metadata=manifest_metadata(

@@ -19,6 +19,7 @@ from backfill_pipeline.orchestration.resources import LedgerResource
 from backfill_pipeline.stages.reconcile import ReconciliationReport, equation, reconcile
 from backfill_pipeline.stages.stated import StatedReport
 from backfill_pipeline.stages.work import open_work
+from backfill_pipeline.wording import counted
 
 MATCH_CHECK = "ledger_equals_source"
 STATED_CHECK = "stated_balances_agree"
@@ -95,15 +96,15 @@ def reconciliation_text(report: ReconciliationReport) -> str:
     """The outcome in a sentence."""
     if report.matches:
         still_open = report.open_partitions
-        so_far = f" so far, with {still_open:,} partitions not posted yet" if still_open else ""
+        so_far = f" so far, with {counted(still_open, 'partition')} not posted yet" if still_open else ""
         return (
-            f"match{so_far}: {report.entries_compared:,} entries equal in every field,"
-            f" {report.opening_entries_compared:,} opening entries, every balance equal to its legs;"
-            f" {equation(report)}"
+            f"match{so_far}: {counted(report.entries_compared, 'entry', 'entries')} equal in every field,"
+            f" {counted(report.opening_entries_compared, 'opening entry', 'opening entries')}, every balance equal"
+            f" to its legs; {equation(report)}"
         )
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.break_kinds.most_common())
     return (
-        f"break: {kinds or 'no entry differs'}; {report.account_break_count:,} accounts and"
-        f" {len(report.currency_breaks)} currencies differ; {equation(report)}:"
+        f"break: {kinds or 'no entry differs'}; {counted(report.account_break_count, 'account')} and"
+        f" {counted(len(report.currency_breaks), 'currency', 'currencies')} differ; {equation(report)}:"
         " see the tables of breaks, correct by entries, and reconcile again"
     )

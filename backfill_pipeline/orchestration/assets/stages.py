@@ -27,6 +27,7 @@ from backfill_pipeline.stages.config import effective_config
 from backfill_pipeline.stages.prepare import STAGES, StageName
 from backfill_pipeline.stages.runner import PartitionReport, PartitionRunner, describe
 from backfill_pipeline.stages.work import open_work
+from backfill_pipeline.wording import counted
 
 _DESCRIPTIONS = {
     "extracted": "The source's records as it wrote them, with row, line and offset; verified against the manifest.",
@@ -135,7 +136,7 @@ def failure_text(source_id: str, failed: list[PartitionReport], tried: int) -> s
     first = failed[0]
     assert first.error is not None
     return (
-        f"{len(failed)} of {tried} partitions of {source_id} failed ({names}), the first because:"
+        f"{len(failed)} of {counted(tried, 'partition')} of {source_id} failed ({names}), the first because:"
         f" {describe(first.error)}."
         f" Then: backfill resume {source_id}, or launch failed and missing partitions from the UI."
     )

@@ -210,9 +210,11 @@ def list_totals(call: Call) -> Reply:
     from_s, to_s = call.interval(book)
     kind = call.choice("of", "entries", "received")
     with_digest = call.choice("digest", "false", "true") == "true"
-    rows = _own_days(book, from_s, to_s, with_digest=with_digest)
-    if kind == "received":
-        rows = _received_days(call, book, from_s, to_s, with_digest=with_digest)
+    rows = (
+        _received_days(call, book, from_s, to_s, with_digest=with_digest)
+        if kind == "received"
+        else _own_days(book, from_s, to_s, with_digest=with_digest)
+    )
     whole, days = Totals(), []
     for day, totals, content_digest in rows:
         whole.add_all(totals)

@@ -132,6 +132,10 @@ class CapturedReader:
             return size_bytes, sha256
         return _identity_of(capture.path)
 
+    def captured(self) -> Capture | None:
+        """The capture that is read; after a survey the one that it made. None when there is none."""
+        return self._current()
+
     # --- captures -----------------------------------------------------------------------------------------------
 
     def _captured_anew(

@@ -29,6 +29,7 @@ from backfill_pipeline.sources.database.connect import Backend, Target, find_tar
 from backfill_pipeline.sources.database.text import FloatFoundError, Wanted, raw_of_row, text_of_column
 from backfill_pipeline.sources.malformed import Problems
 from backfill_pipeline.sources.record_stream import StreamedRecords
+from backfill_pipeline.wording import counted
 
 PAGE_ROWS_FIRST: Final = 1_000
 PAGE_ROWS_MAX: Final = 20_000
@@ -324,8 +325,8 @@ def check_whole(connection: Connection, plan: Plan, read: int) -> None:
     """
     keys = [plan.rows.c[column.name] for column in plan.key]
     # A limit that changes nothing: with a bound value, no text of a definition is ever several statements.
-    counted = _filtered(sa.select(sa.func.count()), plan).limit(1)
-    count = int(connection.execute(counted).scalar_one())
+    all_rows = _filtered(sa.select(sa.func.count()), plan).limit(1)
+    count = int(connection.execute(all_rows).scalar_one())
     if count != read or not _is_unique(connection, plan):
         shown = [_key_expression(column) for column in plan.key]
         repeated = _filtered(sa.select(*(sa.func.min(one) for one in shown), sa.func.count()), plan)
@@ -338,12 +339,14 @@ def check_whole(connection: Connection, plan: Plan, read: int) -> None:
             empty.where(sa.or_(*(key.is_(None) for key in keys))).limit(1)
         ).scalar_one()
         what = (
-            f"the key is empty (NULL) in {int(nulls):,} rows: name columns in database.key that are never NULL"
+            f"the key is empty (NULL) in {counted(int(nulls), 'row')}: name columns in database.key that are never NULL"
             if int(nulls)
             else "the order of the key is not the one in which it is compared: rebuild its index (REINDEX), or name "
             "another key"
         )
-        raise SourceFileError(f"{plan.place}: has {count:,} rows, of which {read:,} were read: {what}.")
+        raise SourceFileError(
+            f"{plan.place}: has {counted(count, 'row')}, of which {read:,} were read: {what}."
+        )
 
 
 def _is_unique(connection: Connection, plan: Plan) -> bool:

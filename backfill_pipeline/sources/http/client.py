@@ -5,7 +5,9 @@ Does not: retries and limits (`transport.py`), pages (`pages.py`).
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Final, Self, TypeVar
 
 import httpx
@@ -13,7 +15,7 @@ import httpx
 from backfill_pipeline.definition.api import ApiSource
 from backfill_pipeline.definition.api_auth import ClientCredentialsAuth
 from backfill_pipeline.errors import BackfillError, SourceFileError, TransientSourceError
-from backfill_pipeline.sources.http.addresses import followed
+from backfill_pipeline.sources.http.addresses import followed, origin_of
 from backfill_pipeline.sources.http.credentials import credentials_of, hide
 from backfill_pipeline.sources.http.failures import AnswerError, BrokenAnswerError, RefusedError
 from backfill_pipeline.sources.http.transport import Answer, Outgoing, Transport, excerpt
@@ -40,13 +42,40 @@ _JSON_TYPES: Final = frozenset(
 """What an answer may say that it is; a page for logging in says text/html."""
 
 
+_KEY: Final = re.compile(
+    r"\bapi\.(auth|base_url|ca_file|headers|(?:connect|read)_timeout_s|max_page_bytes)\b"
+)
+"""Keys of the section `api` that other sections have too."""
+
+_ELSEWHERE: Final = (
+    (" and api.path", ""),
+    ("api.params, api.headers and api.pagination", "api.headers"),
+    (" (pagination.size)", " (page_size)"),
+)
+"""Keys that they do not have."""
+
+
+class RequestRefusedError(SourceFileError):
+    """The server does not take a request, and would not take it again.
+
+    Attributes:
+        status: the number of its answer.
+    """
+
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
+        self.status = status
+
+
 class ApiClient:
     """Asks one API. Safe for several threads; close it, or use it in a `with`."""
 
-    def __init__(self, api: ApiSource) -> None:
+    def __init__(self, api: ApiSource, *, beside: "ApiClient | None" = None) -> None:
         """
         Args:
             api: whom to ask, as who, and how patiently.
+            beside: asks another address of the same server as the same user. Connections, tokens, the pace and the
+                traffic of both are one, and both end when that one is closed.
 
         Raises:
             SettingsError: an environment variable for a secret is missing.
@@ -54,8 +83,12 @@ class ApiClient:
         """
         self._api = api
         self._origin = _address(api.address)
-        self._credentials = credentials_of(api.auth, self._fetch_token)
-        self._transport = Transport(api)
+        if beside is None:
+            self._credentials = credentials_of(api.auth, self._fetch_token)
+            self._transport = Transport(api)
+        else:
+            assert origin_of(self._origin) == origin_of(beside._origin), "credentials go to one server"
+            self._credentials, self._transport = beside._credentials, beside._transport
 
     def __enter__(self) -> Self:
         return self
@@ -102,57 +135,112 @@ class ApiClient:
             SourceFileError: the API refuses, or answers what cannot be used.
             TransientSourceError: it could not be read within `max_attempts`.
         """
-        try:
+        with self._sentences(part, hint):
             return self._get(_with_params(url or self._origin, params), read)
-        except AnswerError as error:
-            raise self._sentence(part, str(error)) from None
-        except RefusedError as error:
-            raise self._sentence(part, self._refusal(error, hint)) from None
-        except BrokenAnswerError as error:
-            raise self._again(part, str(error)) from None
+
+    def post(
+        self, body: bytes, read: Callable[[Answer], T], *, headers: Mapping[str, str], part: str = ""
+    ) -> T:
+        """Sends JSON until `read` can make something of the answer: the same bytes and headers every time.
+
+        Only for servers that know a repeated request again, as by an Idempotency-Key: one whose answer was lost is
+        sent once more. Redirects are not followed.
+
+        Args:
+            body: JSON.
+            read: as in `get`.
+            headers: of this request.
+            part: what is sent, in messages.
+
+        Raises:
+            RequestRefusedError: the server does not take the request as a whole.
+            SourceFileError: it answers what cannot be used.
+            TransientSourceError: there was no whole answer within `max_attempts`. It may have taken the request.
+        """
+        with self._sentences(part, ""):
+            return self._proven(self._origin, read, headers, body)
+
+    def hidden(self, text: str) -> str:
+        """A text of the server in which none of our secrets can be read."""
+        return hide(text, self._credentials.secrets())
 
     def refuse(self, text: str, part: str = "") -> SourceFileError:
         """An error about what the API answered; the text goes on after its address."""
         return self._sentence(part, text)
 
     def _get(self, url: httpx.URL, read: Callable[[Answer], T]) -> T:
-        proof = self._credentials.proof()
-        renewed = False
         redirects = 0
         while True:
-            outgoing = Outgoing(_with_params(url, proof.params), {**self._api.headers, **proof.headers})
+            try:
+                return self._proven(url, read)
+            except RefusedError as error:
+                if error.location is None or not 300 <= error.status < 400:
+                    raise
+                redirects += 1
+                if redirects > _REDIRECTS_MAX:
+                    raise AnswerError(f"redirects more than {_REDIRECTS_MAX} times") from None
+                url = followed(error.location, seen_on=url, origin=self._origin, what="redirects")
+
+    def _proven(
+        self,
+        url: httpx.URL,
+        read: Callable[[Answer], T],
+        headers: Mapping[str, str] | None = None,
+        content: bytes | None = None,
+    ) -> T:
+        """Sends a request with the credentials, once more with new ones when the server wants those."""
+        proof = self._credentials.proof()
+        renewed = False
+        while True:
+            outgoing = Outgoing(
+                _with_params(url, proof.params),
+                {**self._api.headers, **(headers or {}), **proof.headers},
+                content=content,
+            )
             try:
                 return self._transport.send(
                     outgoing, lambda answer: read(_as_json(answer)), limit_bytes=self._api.max_page_bytes
                 )
             except RefusedError as error:
-                if error.status == 401 and not renewed and self._credentials.renew(proof):
-                    renewed = True
-                    proof = self._credentials.proof()
-                elif error.location is not None and 300 <= error.status < 400:
-                    redirects += 1
-                    if redirects > _REDIRECTS_MAX:
-                        raise AnswerError(f"redirects more than {_REDIRECTS_MAX} times") from None
-                    url = followed(error.location, seen_on=url, origin=self._origin, what="redirects")
-                else:
+                if error.status != 401 or renewed or not self._credentials.renew(proof):
                     raise
+                renewed = True
+                proof = self._credentials.proof()
 
     # --- sentences ----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _sentences(self, part: str, hint: str) -> Iterator[None]:
+        """What is wrong with an answer, for the rest of the product."""
+        try:
+            yield
+        except AnswerError as error:
+            raise self._sentence(part, str(error)) from None
+        except RefusedError as error:
+            text = self._keyed(self._refusal(error, hint))
+            raise RequestRefusedError(f"{self._where(part)}: {self.hidden(text)}.", error.status) from None
+        except BrokenAnswerError as error:
+            raise self._again(part, str(error)) from None
 
     def _where(self, part: str) -> str:
         return f"{self._api.address}: {part}" if part else self._api.address
 
-    def _hidden(self, text: str) -> str:
-        return hide(text, self._credentials.secrets())
+    def _keyed(self, text: str) -> str:
+        """A sentence that names the keys of the section that the user wrote."""
+        if self._api.section == "api":
+            return text
+        for own, other in _ELSEWHERE:
+            text = text.replace(own, other)
+        return _KEY.sub(rf"{self._api.section}.\1", text)
 
     def _sentence(self, part: str, text: str) -> SourceFileError:
-        return SourceFileError(f"{self._where(part)}: {self._hidden(text)}.")
+        return SourceFileError(f"{self._where(part)}: {self.hidden(self._keyed(text))}.")
 
     def _again(self, part: str, text: str) -> TransientSourceError:
         tries = self._api.max_attempts
         return TransientSourceError(
-            f"{self._where(part)}: {self._hidden(text)}, after {tries} {'try' if tries == 1 else 'tries'}: try again"
-            " later, or raise api.max_attempts."
+            f"{self._where(part)}: {self.hidden(self._keyed(text))}, after {tries} {'try' if tries == 1 else 'tries'}:"
+            f" try again later, or raise {self._api.section}.max_attempts."
         )
 
     def _refusal(self, error: RefusedError, hint: str) -> str:
@@ -201,7 +289,7 @@ class ApiClient:
         raise failure
 
     def _hidden_in(self, text: str, more: Sequence[str]) -> str:
-        return hide(self._hidden(text), more)
+        return hide(self.hidden(text), more)
 
 
 def _address(text: str) -> httpx.URL:

@@ -72,10 +72,10 @@ def credentials_of(auth: AnyAuth | None, fetch_token: FetchToken) -> Credentials
         case None:
             return _Fixed(Proof(), (), ())
         case BearerAuth():
-            token = _secret(auth.token_env, "api.auth.token_env")
+            token = _secret(auth.token_env, "auth.token_env")
             return _Fixed(Proof({"Authorization": f"Bearer {token}"}), (token,), (auth.token_env,))
         case ApiKeyAuth():
-            key = _secret(auth.value_env, "api.auth.value_env")
+            key = _secret(auth.value_env, "auth.value_env")
             proof = (
                 Proof({auth.header: key})
                 if auth.header is not None
@@ -83,8 +83,8 @@ def credentials_of(auth: AnyAuth | None, fetch_token: FetchToken) -> Credentials
             )
             return _Fixed(proof, (key,), (auth.value_env,))
         case BasicAuth():
-            user = _secret(auth.user_env, "api.auth.user_env")
-            password = _secret(auth.password_env, "api.auth.password_env")
+            user = _secret(auth.user_env, "auth.user_env")
+            password = _secret(auth.password_env, "auth.password_env")
             basic = _basic(user, password)
             return _Fixed(
                 Proof({"Authorization": f"Basic {basic}"}),
@@ -146,8 +146,8 @@ class _Tokens:
     def __init__(self, auth: ClientCredentialsAuth, fetch_token: FetchToken) -> None:
         self._auth = auth
         self._fetch = fetch_token
-        self._id = _secret(auth.client_id_env, "api.auth.client_id_env")
-        self._secret = _secret(auth.client_secret_env, "api.auth.client_secret_env")
+        self._id = _secret(auth.client_id_env, "auth.client_id_env")
+        self._secret = _secret(auth.client_secret_env, "auth.client_secret_env")
         self._lock = threading.Lock()
         self._token: str | None = None
         self._used_until_s = float("-inf")

@@ -27,6 +27,7 @@ from backfill_pipeline.sources.http.pagination import Seen, Step, pager_of, path
 from backfill_pipeline.sources.http.repeats import Repeats
 from backfill_pipeline.sources.http.transport import Answer
 from backfill_pipeline.sources.malformed import Problems, spread
+from backfill_pipeline.wording import counted
 
 WINDOW_BYTES: Final = 2 << 20
 """Turned into columns at once; what is known of every byte takes some ten times as much."""
@@ -153,8 +154,8 @@ class ApiPages:
             seen.add(digest)
         if known:
             raise AnswerError(
-                f"gives a page of {len(page.records)} records that it gave before, word for word: check the parameters"
-                " of api.pagination and api.windows, which it seems to ignore"
+                f"gives a page of {counted(len(page.records), 'record')} that it gave before, word for word: check"
+                " the parameters of api.pagination and api.windows, which it seems to ignore"
             )
 
     def _count(self, page: AnyPage) -> None:

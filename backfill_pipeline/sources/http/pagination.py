@@ -16,6 +16,7 @@ from backfill_pipeline.definition.api import ApiSource, Cursors, Links, Offsets,
 from backfill_pipeline.sources.http.addresses import next_link
 from backfill_pipeline.sources.http.failures import AnswerError
 from backfill_pipeline.sources.http.json_page import JsonPage, LinesPage
+from backfill_pipeline.wording import counted
 
 _SHOWN: Final = 60
 _BEHIND_THE_END: Final = (
@@ -130,8 +131,8 @@ class _CountingPager:
         assert size is not None  # the definition insists on it
         if seen.number == 2 and seen.read - seen.count < size and seen.count:
             raise AnswerError(
-                f"gives pages of {seen.read - seen.count} records where {size} were asked for, so a short page is not"
-                f" the last one: set pagination.size to what it gives, or use end: empty_page"
+                f"gives pages of {counted(seen.read - seen.count, 'record')} where {size} were asked for, so a"
+                " short page is not the last one: set pagination.size to what it gives, or use end: empty_page"
             )
         return seen.count < size and (seen.number > 1 or seen.count == 0)
 
@@ -251,8 +252,8 @@ def _refuse_full_first_page(seen: Seen, size: int | None, where: str) -> None:
     """A page that says nothing about a next one is the last one, unless it looks as if the wrong place was asked."""
     if seen.number == 1 and size is not None and seen.count >= size and seen.total is None:
         raise AnswerError(
-            f"gives a first page that is full ({seen.count} records) and does not say how to go on: {where}; check"
-            " api.pagination, state api.total, or ask for another size if these are all"
+            f"gives a first page that is full ({counted(seen.count, 'record')}) and does not say how to go on:"
+            f" {where}; check api.pagination, state api.total, or ask for another size if these are all"
         )
 
 

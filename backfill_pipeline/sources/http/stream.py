@@ -5,6 +5,7 @@ Does not: pages (`pages.py`), keeping what was read (`sources/capture/captured_r
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Final
 
@@ -27,16 +28,18 @@ PIECE_BYTES: Final = 8 << 20
 class ApiStream:
     """The `RecordStream` of an API."""
 
-    def __init__(self, api: ApiSource, columns: Sequence[str]) -> None:
+    def __init__(self, api: ApiSource, columns: Sequence[str], *, client: ApiClient | None = None) -> None:
         """
         Args:
             api: the section of the definition.
             columns: dotted paths; only these are read.
+            client: asks this API, for one who reads much of it: it stays open. None: one of its own for each reading.
 
         Raises:
             SourceDefinitionError: a path leads through the value of another.
         """
         self._api = api
+        self._client = client
         self._tree = JsonTree(columns, "record")
         self._report: dict[str, int] = {}
 
@@ -62,12 +65,13 @@ class ApiStream:
         """See `RecordStream`. Its first piece is the first page, so that a look at few records asks for little."""
         held: list[JsonRecords] = []
         given = held_records = held_bytes = 0
-        with ApiClient(self._api) as client:
+        asking = ApiClient(self._api) if self._client is None else nullcontext(self._client)
+        with asking as client:
             pages = ApiPages(client, self._api)
             seen: set[bytes] = set()
             for question in questions(self._api.windows, datetime.now(UTC)):
                 for page in pages.fetch(question, seen=seen):
-                    self._report = {**pages.counts(), **client.traffic()}
+                    self._report = self._counts(pages, client)
                     if not len(page.records):
                         continue
                     held.append(page.records)
@@ -78,9 +82,13 @@ class ApiStream:
                         yield self._piece(held, given)
                         given += held_records
                         held, held_records, held_bytes = [], 0, 0
-                self._report = {**pages.counts(), **client.traffic()}
+                self._report = self._counts(pages, client)
         if held or not given:
             yield self._piece(held, given)
+
+    def _counts(self, pages: ApiPages, client: ApiClient) -> dict[str, int]:
+        """A client that others use as well knows the traffic of all of them."""
+        return pages.counts() if self._client is not None else {**pages.counts(), **client.traffic()}
 
     def _piece(self, pages: Sequence[JsonRecords], given: int) -> StreamedRecords:
         count = sum(len(one) for one in pages)

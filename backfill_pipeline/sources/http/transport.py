@@ -25,6 +25,10 @@ from backfill_pipeline.sources.http.failures import AnswerError, BrokenAnswerErr
 T = TypeVar("T")
 
 _TRY_AGAIN: Final = frozenset((408, 425, 429))
+_SUCCESS: Final = frozenset((200, 203, 204))
+_JUDGED: Final = frozenset((200, 207))
+"""What was sent was looked at, and the answer says what became of each item (207: not all of them were taken)."""
+
 _EXCERPT_BYTES: Final = 2048
 _EXCERPT_CHARACTERS: Final = 160
 _BACKOFF_MAX_S: Final = 60.0
@@ -43,12 +47,14 @@ class Outgoing:
     Attributes:
         url: with its parameters.
         headers: beside those that every request has.
-        form: sent as the body of a POST; None is a GET.
+        form: sent as the body of a POST.
+        content: JSON, sent as the body of a POST, every time the same bytes. Without form and content it is a GET.
     """
 
     url: httpx.URL = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     form: Mapping[str, str] | None = field(default=None, repr=False)
+    content: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +147,15 @@ class Transport:
     def _once(self, outgoing: Outgoing, limit_bytes: int) -> Answer:
         self._pace.wait()
         deadline_s = time.monotonic() + self._api.answer_timeout_s
+        headers = dict(outgoing.headers)
+        if outgoing.content is not None:
+            headers["Content-Type"] = "application/json"
         request = self._client.build_request(
-            "GET" if outgoing.form is None else "POST",
+            "GET" if outgoing.form is None and outgoing.content is None else "POST",
             outgoing.url,
-            headers=dict(outgoing.headers),
+            headers=headers,
             data=None if outgoing.form is None else dict(outgoing.form),
+            content=outgoing.content,
         )
         try:
             response = self._client.send(request, stream=True)
@@ -162,7 +172,7 @@ class Transport:
         status = response.status_code
         if status in _TRY_AGAIN or status >= 500:
             raise BrokenAnswerError(f"answers {status}", _retry_after_s(response.headers))
-        if status not in (200, 203, 204):
+        if status not in (_SUCCESS if outgoing.content is None else _JUDGED):
             raise RefusedError(status, response.headers.get("location"), _excerpt_of(response, deadline_s))
         body, received = read_body(response, limit_bytes=limit_bytes, deadline_s=deadline_s)
         self.traffic.add("bytes", received)

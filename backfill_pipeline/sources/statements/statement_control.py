@@ -15,6 +15,7 @@ from typing import Final
 
 from backfill_pipeline.definition.statements import Control
 from backfill_pipeline.schemas.rejects import RejectCode
+from backfill_pipeline.wording import counted
 
 EXACT: Final = Context(prec=200)
 """Sums of amounts are exact: no amount that is read has more than 40 digits."""
@@ -118,7 +119,7 @@ def _balanced(statement: Statement) -> Verdict:
         reason = f"{statement} opens with {opening} and closes with {closing}"
     elif (reached := EXACT.add(opening.amount, statement.movement)) != closing.amount:
         reason = (
-            f"{statement} opens with {opening}; with its {statement.lines} lines that makes {reached:f},"
+            f"{statement} opens with {opening}; with its {counted(statement.lines, 'line')} that makes {reached:f},"
             f" but it closes with {closing}"
         )
     else:

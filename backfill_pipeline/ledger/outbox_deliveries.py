@@ -1,0 +1,426 @@
+"""The outbox on its way: rows become deliveries, deliveries are sent once at a time, and results come back to rows.
+
+Belongs here: statements that move rows of `dual_ledger_outbox` from one status to the next, and the circuit breaker.
+Does not: sending, and what a result means (`dual_ledger/dispatch.py`), looking at the outbox (`outbox.py`).
+
+A row is in at most one delivery that is not answered. Whoever sends a delivery holds a lock on it until the results are
+in the rows: a sender that dies loses the lock, and the next one repeats the same body with the same key.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from backfill_pipeline.ledger.connection import ADVISORY_LOCK_SPACE, Connection, ledger_errors
+
+Kind = Literal["acknowledgement", "entry"]
+
+_LISTS: Mapping[str, str] = {"acknowledgement": "acknowledgements", "entry": "entries"}
+_ERROR_CHARACTERS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A row that is in a delivery. `attempts`: how often it was judged before."""
+
+    id: int
+    reference: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A request that is not answered yet; its items are in the order of its body; there were `item_count` of them."""
+
+    id: int
+    kind: Kind
+    idempotency_key: str
+    body: str
+    attempts: int
+    item_count: int
+    items: tuple[Item, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An entry that is due, with our names of its accounts."""
+
+    id: int
+    debit_account: str
+    credit_account: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What becomes of a row.
+
+    Attributes:
+        pause_s: until a FAILED row is tried again.
+    """
+
+    id: int
+    status: Literal["ACKNOWLEDGED", "FAILED", "DEAD"]
+    error: str | None = None
+    pause_s: float | None = None
+
+
+# --- claiming -----------------------------------------------------------------------------------------------------
+
+
+def claim_acknowledgements(connection: Connection, bank_id: str, limit: int) -> int:
+    """Puts acknowledgements that are due into a new delivery; returns how many, 0 when none is due.
+
+    Several callers at once get different rows.
+    """
+    with ledger_errors("claim rows of the outbox in"), connection.transaction():
+        rows = connection.execute(
+            """
+            WITH again AS MATERIALIZED (
+                SELECT id FROM dual_ledger_outbox
+                WHERE destination = %(bank)s AND kind = 'acknowledgement' AND status = 'FAILED'
+                  AND next_attempt_at <= now()
+                ORDER BY next_attempt_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+            ), fresh AS MATERIALIZED (
+                SELECT id FROM dual_ledger_outbox
+                WHERE destination = %(bank)s AND kind = 'acknowledgement' AND status IN ('PENDING', 'FAILED')
+                  AND status = 'PENDING'
+                ORDER BY id LIMIT %(limit)s - (SELECT count(*) FROM again) FOR UPDATE SKIP LOCKED
+            )
+            SELECT id FROM again UNION ALL SELECT id FROM fresh
+            """,
+            {"bank": bank_id, "limit": limit},
+        ).fetchall()
+        ids = [int(row[0]) for row in rows]
+        if ids:
+            _deliver(connection, bank_id, "acknowledgement", ids, {})
+    return len(ids)
+
+
+def lock_bank(connection: Connection, bank_id: str) -> None:
+    """Makes the caller the only one who claims entries for a bank, until its transaction ends."""
+    connection.execute(
+        "SELECT 1 FROM dual_ledger_banks WHERE bank_id = %s FOR NO KEY UPDATE", [bank_id]
+    ).fetchone()
+
+
+def has_open_delivery(connection: Connection, bank_id: str, kind: Kind) -> bool:
+    """Whether there is a delivery that is not answered."""
+    row = connection.execute(
+        "SELECT EXISTS (SELECT FROM dual_ledger_deliveries"
+        " WHERE destination = %s AND kind = %s AND answered_at IS NULL)",
+        [bank_id, kind],
+    ).fetchone()
+    return bool(row and row[0])
+
+
+def waiting_accounts(connection: Connection, bank_id: str) -> dict[str, int]:
+    """Our account → the first entry that moves it, was refused, and is not due yet: what comes later has to wait."""
+    rows = connection.execute(
+        """
+        SELECT moved.account, min(o.id)
+        FROM dual_ledger_outbox o
+        CROSS JOIN LATERAL (VALUES (payload ->> 'debit_account'), (payload ->> 'credit_account')) AS moved (account)
+        WHERE o.destination = %s AND o.kind = 'entry' AND o.status = 'FAILED' AND o.next_attempt_at > now()
+        GROUP BY moved.account
+        """,
+        [bank_id],
+    ).fetchall()
+    return {str(account): int(first) for account, first in rows}
+
+
+def due_entries(connection: Connection, bank_id: str, after_id: int, limit: int) -> list[Candidate]:
+    """The next entries that are due, in their order."""
+    rows = connection.execute(
+        """
+        SELECT id, payload ->> 'debit_account', payload ->> 'credit_account', attempts
+        FROM dual_ledger_outbox
+        WHERE destination = %s AND kind = 'entry' AND status IN ('PENDING', 'FAILED') AND id > %s
+          AND (status = 'PENDING' OR next_attempt_at <= now())
+        ORDER BY id LIMIT %s
+        """,
+        [bank_id, after_id, limit],
+    ).fetchall()
+    return [Candidate(*row) for row in rows]
+
+
+def deliver_entries(
+    connection: Connection,
+    bank_id: str,
+    ids: Sequence[int],
+    columns: tuple[str, str],
+    names: Mapping[str, str],
+) -> None:
+    """Puts entries into a new delivery.
+
+    Args:
+        connection: in the transaction that holds `lock_bank`.
+        bank_id: whom they go to.
+        ids: of rows that are due, in their order.
+        columns: what the bank calls the accounts that we debit and credit: debit_account and credit_account, or the
+            other way round.
+        names: our account → the bank's, of all accounts that the entries move.
+    """
+    assert set(columns) == {"debit_account", "credit_account"}
+    _deliver(
+        connection,
+        bank_id,
+        "entry",
+        ids,
+        {"debit": columns[0], "credit": columns[1], "names": json.dumps(names)},
+    )
+
+
+def _deliver(
+    connection: Connection, bank_id: str, kind: Kind, ids: Collection[int], renamed: Mapping[str, str]
+) -> None:
+    done = connection.execute(
+        # No item passes through Python, so numbers in it stay as exact as they are.
+        """
+        WITH delivery AS (
+            INSERT INTO dual_ledger_deliveries (destination, kind, body, first_item_id, item_count)
+            SELECT %(bank)s, %(kind)s, jsonb_build_object(%(list)s::text, jsonb_agg(
+                       CASE WHEN %(names)s::jsonb IS NULL THEN payload
+                            ELSE payload || jsonb_build_object(
+                                %(debit)s::text, %(names)s::jsonb ->> (payload ->> 'debit_account'),
+                                %(credit)s::text, %(names)s::jsonb ->> (payload ->> 'credit_account'))
+                       END ORDER BY id))::text, min(id), count(*)
+            FROM dual_ledger_outbox WHERE id = ANY(%(ids)s)
+            RETURNING id
+        )
+        UPDATE dual_ledger_outbox o
+        SET status = 'SENT', delivery_id = delivery.id, sent_at = clock_timestamp(), next_attempt_at = NULL
+        FROM delivery
+        WHERE o.id = ANY(%(ids)s) AND o.status IN ('PENDING', 'FAILED')
+        """,
+        {
+            "bank": bank_id,
+            "kind": kind,
+            "list": _LISTS[kind],
+            "ids": list(ids),
+            "debit": "debit_account",
+            "credit": "credit_account",
+            "names": None,
+            **renamed,
+        },
+    )
+    assert done.rowcount == len(ids), "rows are claimed while they are locked"
+
+
+# --- sending ------------------------------------------------------------------------------------------------------
+
+
+def lock_delivery(connection: Connection, bank_id: str, kind: Kind) -> Delivery | None:
+    """The first delivery that is due and that nobody is sending, locked until the transaction ends; None without one.
+
+    Of entries, only the first of all open deliveries is ever sent: the others wait, whoever sends it.
+    """
+    with ledger_errors("read the outbox of"):
+        row = connection.execute(
+            """
+            SELECT id, idempotency_key::text, body, attempts, item_count FROM dual_ledger_deliveries
+            WHERE destination = %(bank)s AND kind = %(kind)s AND answered_at IS NULL
+              AND next_attempt_at <= clock_timestamp()
+              AND (kind <> 'entry' OR first_item_id = (
+                    SELECT min(first_item_id) FROM dual_ledger_deliveries
+                    WHERE destination = %(bank)s AND kind = %(kind)s AND answered_at IS NULL))
+            ORDER BY first_item_id LIMIT 1 FOR UPDATE SKIP LOCKED
+            """,
+            {"bank": bank_id, "kind": kind},
+        ).fetchone()
+        if row is None:
+            return None
+        items = connection.execute(
+            "SELECT id, reference_id, attempts FROM dual_ledger_outbox"
+            " WHERE delivery_id = %s AND status = 'SENT' ORDER BY id",
+            [row[0]],
+        ).fetchall()
+    delivery_id, key, body, attempts, item_count = row
+    return Delivery(delivery_id, kind, key, body, attempts, item_count, tuple(Item(*one) for one in items))
+
+
+def settle(connection: Connection, delivery: Delivery, verdicts: Sequence[Verdict]) -> None:
+    """Writes what became of the items of a delivery, and closes it. In the transaction of `lock_delivery`."""
+    with ledger_errors("write results of the outbox to"):
+        judge(connection, verdicts, delivery.id)
+        _close(connection, delivery, None)
+
+
+def judge(connection: Connection, verdicts: Sequence[Verdict], delivery_id: int | None = None) -> None:
+    """Writes verdicts to rows.
+
+    Args:
+        connection: in a transaction.
+        verdicts: one for each row.
+        delivery_id: the delivery that they are in; None for rows that could not be put into any.
+    """
+    done = connection.execute(
+        """
+        UPDATE dual_ledger_outbox o
+        SET status = v.status, attempts = o.attempts + 1, last_error = v.error,
+            acknowledged_at = CASE v.status WHEN 'ACKNOWLEDGED' THEN clock_timestamp() END,
+            next_attempt_at = clock_timestamp() + v.pause_s * interval '1 second'
+        FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::float8[]) AS v (id, status, error, pause_s)
+        WHERE o.id = v.id AND o.delivery_id IS NOT DISTINCT FROM coalesce(%s, o.delivery_id)
+          AND o.status NOT IN ('ACKNOWLEDGED', 'DEAD')
+        """,
+        [
+            [one.id for one in verdicts],
+            [one.status for one in verdicts],
+            [None if one.error is None else one.error[:_ERROR_CHARACTERS] for one in verdicts],
+            [one.pause_s if one.status == "FAILED" else None for one in verdicts],
+            delivery_id,
+        ],
+    )
+    assert done.rowcount == len(verdicts), "every row is judged while it is locked"
+
+
+def postpone(connection: Connection, delivery: Delivery, error: str, pause_s: float) -> None:
+    """Leaves a delivery open that got no answer: it is repeated as it is. In the transaction of `lock_delivery`."""
+    with ledger_errors("write results of the outbox to"):
+        connection.execute(
+            "UPDATE dual_ledger_deliveries SET attempts = attempts + 1, last_error = %s,"
+            " next_attempt_at = clock_timestamp() + %s * interval '1 second' WHERE id = %s",
+            [error[:_ERROR_CHARACTERS], pause_s, delivery.id],
+        )
+
+
+def halve(connection: Connection, delivery: Delivery, error: str) -> None:
+    """Takes a delivery that the bank refuses as a whole apart into two, each with a key of its own."""
+    middle = len(delivery.items) // 2
+    assert middle, "a delivery of one item cannot be halved"
+    with ledger_errors("write results of the outbox to"):
+        for half, first in ((delivery.items[:middle], 1), (delivery.items[middle:], middle + 1)):
+            connection.execute(
+                """
+                WITH half AS (
+                    INSERT INTO dual_ledger_deliveries (destination, kind, body, first_item_id, item_count)
+                    SELECT d.destination, d.kind,
+                           jsonb_build_object(%(list)s::text, jsonb_agg(item.item ORDER BY item.place))::text,
+                           %(first_id)s, count(*)
+                    FROM dual_ledger_deliveries d
+                    CROSS JOIN LATERAL jsonb_array_elements(d.body::jsonb -> %(list)s)
+                        WITH ORDINALITY AS item (item, place)
+                    WHERE d.id = %(id)s AND item.place BETWEEN %(first)s AND %(last)s
+                    GROUP BY d.id
+                    RETURNING id
+                )
+                UPDATE dual_ledger_outbox o SET delivery_id = half.id FROM half WHERE o.id = ANY(%(ids)s)
+                """,
+                {
+                    "list": _LISTS[delivery.kind],
+                    "id": delivery.id,
+                    "first_id": half[0].id,
+                    "first": first,
+                    "last": first + len(half) - 1,
+                    "ids": [one.id for one in half],
+                },
+            )
+        _close(connection, delivery, error)
+
+
+def release(connection: Connection, delivery: Delivery, error: str) -> None:
+    """Gives the rows of a delivery back to the outbox, to be claimed anew, and closes it."""
+    with ledger_errors("write results of the outbox to"):
+        connection.execute(
+            "UPDATE dual_ledger_outbox SET status = 'PENDING', delivery_id = NULL"
+            " WHERE delivery_id = %s AND status = 'SENT'",
+            [delivery.id],
+        )
+        _close(connection, delivery, error)
+
+
+def _close(connection: Connection, delivery: Delivery, error: str | None) -> None:
+    connection.execute(
+        "UPDATE dual_ledger_deliveries SET answered_at = clock_timestamp(), body = NULL, attempts = attempts + 1,"
+        " last_error = %s WHERE id = %s",
+        [None if error is None else error[:_ERROR_CHARACTERS], delivery.id],
+    )
+
+
+# --- the circuit breaker --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Breaker:
+    """Whether a bank is asked at all.
+
+    Attributes:
+        open_until: nobody asks it before; None when it can be asked.
+        half_open: it was left alone for long enough, so that one may try.
+        last_error: why it was left alone.
+    """
+
+    open_until: datetime | None
+    half_open: bool
+    last_error: str | None
+
+
+def breaker(connection: Connection, bank_id: str) -> Breaker:
+    """How the breaker of a bank stands now; makes its row when there is none."""
+    with ledger_errors("read the outbox of"):
+        connection.execute(
+            "INSERT INTO dual_ledger_banks (bank_id) SELECT %s"
+            " WHERE NOT EXISTS (SELECT FROM dual_ledger_banks WHERE bank_id = %s) ON CONFLICT DO NOTHING",
+            [bank_id, bank_id],
+        )
+        row = connection.execute(
+            "SELECT CASE WHEN open_until > clock_timestamp() THEN open_until END,"
+            " coalesce(open_until <= clock_timestamp(), false), last_error FROM dual_ledger_banks WHERE bank_id = %s",
+            [bank_id],
+        ).fetchone()
+    assert row is not None
+    return Breaker(*row)
+
+
+def may_send(connection: Connection, bank_id: str) -> bool:
+    """Whether the bank may be asked in this transaction. Behind a half-open breaker, one transaction at a time may."""
+    found = breaker(connection, bank_id)
+    if not found.half_open:
+        return found.open_until is None
+    with ledger_errors("read the outbox of"):
+        row = connection.execute(
+            "SELECT pg_try_advisory_xact_lock(%s, hashtext('outbox of ' || %s))",
+            [ADVISORY_LOCK_SPACE, bank_id],
+        ).fetchone()
+    return bool(row and row[0])
+
+
+def note_success(connection: Connection, bank_id: str) -> None:
+    """The bank answers: its breaker closes."""
+    with ledger_errors("write results of the outbox to"):
+        connection.execute(
+            "UPDATE dual_ledger_banks SET consecutive_failures = 0, open_until = NULL, last_error = NULL,"
+            " last_success_at = clock_timestamp() WHERE bank_id = %s",
+            [bank_id],
+        )
+
+
+def note_failure(
+    connection: Connection, bank_id: str, error: str, *, opens_at: int, pause_s: float, pause_max_s: float
+) -> None:
+    """The bank does not answer. From `opens_at` failures in a row on, its breaker opens, each time for longer."""
+    with ledger_errors("write results of the outbox to"):
+        connection.execute(
+            """
+            UPDATE dual_ledger_banks
+            SET consecutive_failures = consecutive_failures + 1,
+                last_error = %(error)s,
+                open_until = CASE WHEN consecutive_failures + 1 >= %(opens_at)s THEN clock_timestamp()
+                    + least(%(max)s::float8,
+                            %(pause)s::float8 * 2 ^ least(consecutive_failures + 1 - %(opens_at)s, 20))
+                    * (0.75 + random() / 2) * interval '1 second' END
+            WHERE bank_id = %(bank)s
+            """,
+            {
+                "error": error[:_ERROR_CHARACTERS],
+                "opens_at": opens_at,
+                "max": pause_max_s,
+                "pause": pause_s,
+                "bank": bank_id,
+            },
+        )
