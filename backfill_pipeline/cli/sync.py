@@ -61,6 +61,7 @@ class BankResult:
         read: entries of the days that were not left alone; those that an earlier run posted are duplicates.
         synced: days that something was done about, and that are complete.
         unchanged: days that were complete, and of which the bank still says the same.
+        not_asked: days that were complete, and of which the bank could not be asked.
         acknowledged: entries of all these days that the bank knows to be posted.
         rejects: the first day of the run that has rejects or conflicts.
     """
@@ -72,6 +73,7 @@ class BankResult:
     days: int
     synced: int
     unchanged: int
+    not_asked: int
     incomplete: list[IncompleteDay]
     read: int = 0
     posted: int = 0
@@ -91,7 +93,7 @@ class BankResult:
         """Whether both ledgers are equal, as far as they were compared."""
         if any(one.state == "break" for one in self.incomplete):
             return "break"
-        return "not run" if self.incomplete or self.errors else "match"
+        return "not run" if self.incomplete or self.not_asked or self.errors else "match"
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +199,7 @@ def _result(
 ) -> BankResult:
     assert bank.scb is not None
     if not days:
-        return BankResult(bank.id, bank.scb.bank_id, None, None, 0, 0, 0, [])
+        return BankResult(bank.id, bank.scb.bank_id, None, None, 0, 0, 0, 0, [])
     run_ids = [run.run_id for run in runs]
     wanted = set(days)
     noted = {
@@ -221,7 +223,8 @@ def _result(
         last=days[-1],
         days=len(days),
         synced=sum(one.run_id in run_ids for one in done),
-        unchanged=sum(one.run_id not in run_ids for one in done),
+        unchanged=sum(one.run_id not in run_ids and one.checked_by in run_ids for one in done),
+        not_asked=sum(one.run_id not in run_ids and one.checked_by not in run_ids for one in done),
         incomplete=[
             _incomplete(day, noted.get(day)) for day in days if day not in noted or not noted[day].complete
         ],
@@ -260,9 +263,10 @@ def _print_bank(bank: BankResult) -> None:
     many = "1 day" if bank.days == 1 else f"{bank.days:,} days"
     told = [f"{bank.synced:,} synced"] if bank.synced else []
     told += [f"{bank.unchanged:,} unchanged"] if bank.unchanged else []
+    told += [f"[red]{bank.not_asked:,} complete before, not asked now[/red]"] if bank.not_asked else []
     told += [f"[red]{len(bank.incomplete):,} not complete[/red]"] if bank.incomplete else []
     console.print(f"[bold]{bank.source_id}[/bold]  {many}, {span}: {', '.join(told)}")
-    if bank.unchanged < bank.days:
+    if bank.unchanged + bank.not_asked < bank.days:
         _print_counts(bank)
     console.print(f"  acknowledged    {bank.acknowledged:,}")
     console.print(f"  both ledgers    {state(bank.ledgers)}")

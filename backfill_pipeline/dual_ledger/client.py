@@ -23,8 +23,9 @@ from backfill_pipeline.definition.api import ApiSource
 from backfill_pipeline.definition.scb import CONTROL_COLUMNS, ScbSection
 from backfill_pipeline.definition.scb_days import day_window, days_between
 from backfill_pipeline.dual_ledger.control_totals import NO_ENTRIES, ControlTotals
+from backfill_pipeline.errors import TransientSourceError
 from backfill_pipeline.sources.files.json_records import JsonTree
-from backfill_pipeline.sources.http.client import ApiClient
+from backfill_pipeline.sources.http.client import ApiClient, RequestRefusedError
 from backfill_pipeline.sources.http.failures import AnswerError, BrokenAnswerError
 from backfill_pipeline.sources.http.pages import ApiPages, columns_of
 from backfill_pipeline.sources.http.transport import Answer
@@ -44,6 +45,16 @@ _DIGITS: Final = 100
 """Sums of days stay exact: an amount has at most 58."""
 _CODE_CHARACTERS: Final = 60
 _DETAIL_CHARACTERS: Final = 300
+
+
+_REFUSES_US: Final = frozenset((401, 403))
+
+
+def is_away(error: Exception) -> bool:
+    """Whether the bank told nothing at all: it does not answer, or not to us. The next request would fare no better."""
+    return isinstance(error, TransientSourceError) or (
+        isinstance(error, RequestRefusedError) and error.status in _REFUSES_US
+    )
 
 
 @dataclass(frozen=True, slots=True)

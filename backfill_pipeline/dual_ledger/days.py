@@ -21,7 +21,7 @@ from typing import Final, Literal
 from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.definition.scb import ScbSection
 from backfill_pipeline.definition.scb_days import day_window, days_between, last_ended_day, scb_of
-from backfill_pipeline.dual_ledger.client import BankClient
+from backfill_pipeline.dual_ledger.client import BankClient, is_away
 from backfill_pipeline.dual_ledger.day_report import DayReport
 from backfill_pipeline.dual_ledger.fetch import DayFetcher, StatedTotals
 from backfill_pipeline.dual_ledger.ledger_session import LedgerSession
@@ -29,7 +29,6 @@ from backfill_pipeline.dual_ledger.one_day import DaySync, PostedDay, Step
 from backfill_pipeline.errors import TransientLedgerError, TransientSourceError, UsageError
 from backfill_pipeline.ledger import balances, sync_status
 from backfill_pipeline.ledger.connection import Connection
-from backfill_pipeline.sources.http.client import RequestRefusedError
 from backfill_pipeline.stages.config import BackfillConfig
 from backfill_pipeline.stages.post import RunStoppedError, prepare_ledger
 from backfill_pipeline.stages.retry import retrying
@@ -42,8 +41,6 @@ UNANSWERED_MAX: Final = 3
 
 _BEHIND: Final = 2
 """Days that are acknowledged or proven while another one is posted."""
-
-_REFUSES_US: Final = frozenset((401, 403))
 
 
 class BankAwayError(TransientSourceError):
@@ -124,7 +121,10 @@ def sync_days(
 
 
 def nightly_days(connection: Connection, definition: SourceDefinition, now: datetime) -> list[date]:
-    """The days that a night takes up: the one that ended, the look-back, and whatever is not complete before.
+    """The days that a night takes up: the one that ended, the look-back, and whatever is not settled before.
+
+    A day is settled when it is complete, and the bank stated the same once more after the look-back. So a bank that was
+    away for the last night of that is asked in the next one.
 
     Args:
         connection: to the ledger.
@@ -140,13 +140,18 @@ def nightly_days(connection: Connection, definition: SourceDefinition, now: date
         return []
     known = sync_status.load(connection, definition.id, section.start, last)
     reopened = sync_status.reopened_days(connection, definition.id, section.bank_id, section.timezone)
-    complete = {one.day for one in known if one.complete} - reopened
+    wait = timedelta(days=section.nightly.lookback_days)
+    settled = {
+        one.day
+        for one in known
+        if one.complete and one.checked_at is not None and one.checked_at >= one.window_to + wait
+    } - reopened
     look_back = max(section.start, last - timedelta(days=section.nightly.lookback_days))
     first = min([look_back, *(one.day for one in known)])
     return [
         day
         for day in days_between(first, last)
-        if (day >= look_back or day not in complete) and has_hours(section, day)
+        if (day >= look_back or day not in settled) and has_hours(section, day)
     ]
 
 
@@ -292,9 +297,6 @@ class _Pipeline:
 
     def _note_silence(self, error: Exception) -> None:
         """A bank that is away is not asked for each of a thousand days."""
-        silent = isinstance(error, TransientSourceError) or (
-            isinstance(error, RequestRefusedError) and error.status in _REFUSES_US
-        )
-        self._unanswered = self._unanswered + 1 if silent else 0
+        self._unanswered = self._unanswered + 1 if is_away(error) else 0
         if self._unanswered >= UNANSWERED_MAX:
             self._gone = BankAwayError(f"not tried, since the days before failed: {error}")

@@ -10,6 +10,7 @@ list that lost an entry between two pages, gave one twice with two contents, or 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -21,7 +22,7 @@ from backfill_pipeline.definition.load import mapping_sha256
 from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.definition.scb import CONTROL_COLUMNS, ScbSection
 from backfill_pipeline.definition.scb_days import day_definition, scb_of
-from backfill_pipeline.dual_ledger.client import BankClient
+from backfill_pipeline.dual_ledger.client import BankClient, is_away
 from backfill_pipeline.dual_ledger.control_totals import ControlTotals, totals_of
 from backfill_pipeline.errors import BackfillError, SourceFileError, TransientError
 from backfill_pipeline.sources.capture.captures import Capture
@@ -35,6 +36,9 @@ FETCHES_MAX: Final = 4
 
 TOTALS_DAYS: Final = 31
 """Days whose totals are asked for at once: a bank adds up all of their entries for it."""
+
+AWAY_S: Final = 30.0
+"""A bank that did not answer, for as long as its client tried, is not asked for totals again before."""
 
 _PAUSE_MAX_S: Final = 60.0
 _REFUSED_FOR_GOOD: Final = frozenset((400, 403, 404, 410, 422))
@@ -73,6 +77,7 @@ class StatedTotals:
     bank: BankClient
     days: Sequence[date]
     _known: dict[date, ControlTotals] = field(default_factory=dict)
+    _away: tuple[float, BackfillError] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def of(self, day: date) -> ControlTotals:
@@ -84,8 +89,15 @@ class StatedTotals:
         """
         with self._lock:
             if day not in self._known:
+                # Those who waited meanwhile, and the next few, need not find out once more.
+                if self._away is not None and time.monotonic() - self._away[0] < AWAY_S:
+                    raise self._away[1]
                 first, last = self._beside(day)
-                self._known |= self.bank.control_totals(first, last)
+                try:
+                    self._known |= self.bank.control_totals(first, last)
+                except BackfillError as error:
+                    self._away = (time.monotonic(), error) if is_away(error) else None
+                    raise
             return self._known[day]
 
     def again(self, day: date) -> ControlTotals:

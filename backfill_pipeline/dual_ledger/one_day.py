@@ -21,7 +21,7 @@ from typing import TypeVar
 from backfill_pipeline.definition.load import mapping_sha256
 from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.definition.scb_days import day_definition, day_source_id, day_window, scb_of
-from backfill_pipeline.dual_ledger.client import BankClient
+from backfill_pipeline.dual_ledger.client import BankClient, is_away
 from backfill_pipeline.dual_ledger.control_totals import ControlTotals
 from backfill_pipeline.dual_ledger.day_report import DayReport, summed
 from backfill_pipeline.dual_ledger.dispatch import dispatch
@@ -262,6 +262,7 @@ class DaySync:
                     window=day_window(section, day),
                     run_id=self.run_id,
                     error=describe(error),
+                    keep_complete=is_away(error),
                 )
             )
         return self.not_tried(day, error)
@@ -291,6 +292,9 @@ class DaySync:
     def unchanged(self, day: date) -> DayReport:
         """The report of a day that is complete, and left alone."""
         noted = self.known[day]
+        self.session.run(
+            lambda connection: sync_status.still_the_same(connection, self.definition.id, day, self.run_id)
+        )
         fetched, duplicates, conflicts = noted.fetched or 0, noted.duplicates or 0, noted.conflicts or 0
         rejected, filtered = noted.rejected or 0, noted.filtered or 0
         return DayReport(

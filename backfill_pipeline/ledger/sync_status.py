@@ -23,7 +23,8 @@ DayState = Literal["complete", "break", "failed", "open"]
 _SELECT: Final = (
     "SELECT source_id, bank_id, day, window_from, window_to, fetched, fetched_at, control_totals, mapping_sha256,"
     " posted, posted_at, duplicates, conflicts, rejected, filtered, acknowledged, acknowledged_at, verdict,"
-    " reconciled_at, break_count, details, attempts, error, run_id, begun_at, finished_at, complete, updated_at"
+    " reconciled_at, break_count, details, attempts, error, run_id, begun_at, finished_at, complete, checked_at,"
+    " checked_by, updated_at"
     " FROM sync_status WHERE (%(source)s::text IS NULL OR source_id = %(source)s)"
     " AND day >= coalesce(%(first)s, '-infinity'::date) AND day <= coalesce(%(last)s, 'infinity'::date)"
     " ORDER BY source_id, day"
@@ -61,6 +62,8 @@ class SyncStatus:
     begun_at: datetime
     finished_at: datetime | None
     complete: bool
+    checked_at: datetime | None
+    checked_by: str | None
     updated_at: datetime
 
     @property
@@ -277,8 +280,18 @@ def finish(
     with ledger_errors("record progress in"):
         connection.execute(
             "UPDATE sync_status SET verdict = %s, break_count = %s, details = %s, reconciled_at = now(), error = NULL,"
-            " finished_at = now(), updated_at = now() WHERE source_id = %s AND day = %s",
+            " finished_at = now(), checked_at = now(), checked_by = run_id, updated_at = now()"
+            " WHERE source_id = %s AND day = %s",
             [verdict, break_count, Jsonb(dict(details)), source_id, day],
+        )
+
+
+def still_the_same(connection: Connection, source_id: str, day: date, run_id: str) -> None:
+    """Notes that the bank still states the control totals that a complete day was proven with."""
+    with ledger_errors("record progress in"):
+        connection.execute(
+            "UPDATE sync_status SET checked_at = now(), checked_by = %s WHERE source_id = %s AND day = %s",
+            [run_id, source_id, day],
         )
 
 
@@ -291,14 +304,18 @@ def fail(
     window: tuple[datetime, datetime],
     run_id: str,
     error: str,
+    keep_complete: bool = False,
 ) -> None:
-    """Notes why a try at a day failed, also when it failed before it began; what it reached stays noted."""
+    """Notes why a try at a day failed, also when it failed before it began; what it reached stays noted.
+
+    With `keep_complete`, a day that is complete stays so: what failed was no more than asking whether it still is.
+    """
     with ledger_errors("record progress in"):
         connection.execute(
             "INSERT INTO sync_status (source_id, bank_id, day, window_from, window_to, attempts, run_id, error)"
             " VALUES (%s, %s, %s, %s, %s, 1, %s, %s) ON CONFLICT (source_id, day) DO UPDATE SET error = excluded.error,"
-            " run_id = excluded.run_id, updated_at = now()",
-            [source_id, bank_id, day, *window, run_id, error],
+            " run_id = excluded.run_id, updated_at = now() WHERE NOT (sync_status.complete AND %s)",
+            [source_id, bank_id, day, *window, run_id, error, keep_complete],
         )
 
 

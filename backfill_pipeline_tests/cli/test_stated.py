@@ -23,7 +23,10 @@ def test_a_drift_is_shown_by_run_and_reconcile__and_is_no_failure(backfill: Back
     shown = backfill("reconcile", "s")
     assert shown.code == 0
     assert f"  stated balances: {sentence}\n" in shown.stdout
-    assert "stated minus ledger: 7.00 to 7.00, 7.00 at the last row; accounts that differ at theirs: 1 of 1" in shown.stdout
+    assert (
+        "stated minus ledger: 7.00 to 7.00, 7.00 at the last row; accounts that differ at theirs: 1 of 1"
+        in shown.stdout
+    )
     table = [line.split() for line in shown.stdout.splitlines()]
     assert ["2", "A", "109.00", "102.00", "7.00", "from", "the", "first", "row"] in [row[:9] for row in table]
     again = backfill("run", path, "--json").json

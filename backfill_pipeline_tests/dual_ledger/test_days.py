@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import date, datetime
 from typing import Any
 
+import psycopg
 import pytest
 
 from backfill_pipeline.definition.scb_days import day_definition
@@ -407,8 +408,33 @@ class TestNights:
             date(2024, 4, 3),
         ]
         dual.faults({"kind": "server_error"})
-        sync(dual, [date(2024, 4, 1)])
-        assert date(2024, 4, 1) in self.days(dual, "2024-04-04T03:00+02:00")
+        sync(dual, [date(2024, 4, 1), date(2024, 4, 2)])
+        # What was proven stays so while the bank cannot be asked; what never was is still to do.
+        assert self.days(dual, "2024-04-04T03:00+02:00") == [
+            date(2024, 3, 31),
+            date(2024, 4, 2),
+            date(2024, 4, 3),
+        ]
+
+    def test_a_day_is_asked_for_until_the_bank_says_the_same_after_the_look_back(
+        self, make_dual: MakeDual
+    ) -> None:
+        dual = make_dual(days=10)
+        dual.write_scb(scb={"nightly": {"lookback_days": "2"}})
+        sync(dual, [date(2024, 3, 30)])
+        month = "2024-04-08T03:00+02:00"
+        assert date(2024, 3, 30) not in self.days(dual, month)
+        # As if it had been complete since the night after it, and the bank away ever since.
+        with psycopg.connect(dual.url) as connection:
+            connection.execute("UPDATE sync_status SET checked_at = window_to + interval '3 hours'")
+        assert date(2024, 3, 30) in self.days(dual, month)
+        dual.faults({"kind": "server_error"})
+        sync(dual, [date(2024, 3, 30)])
+        assert date(2024, 3, 30) in self.days(dual, month)
+        dual.faults()
+        (report,) = sync(dual, [date(2024, 3, 30)])
+        assert report.outcome == "unchanged"
+        assert date(2024, 3, 30) not in self.days(dual, month)
 
     def days(self, dual: Dual, now: str) -> list[date]:
         with dual.places.connect("test") as connection:

@@ -29,6 +29,8 @@ CREATE TABLE sync_status (
     finished_at     timestamptz,                -- NULL while a run works on the day, and when it was killed or failed
     complete        boolean NOT NULL GENERATED ALWAYS AS
         (finished_at IS NOT NULL AND error IS NULL AND verdict IS NOT DISTINCT FROM 'match') STORED,
+    checked_at      timestamptz,                -- when the bank last stated what the day was proven with
+    checked_by      text,                       -- the run that asked
     updated_at      timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (source_id, day),
     CONSTRAINT sync_status_window CHECK (window_from < window_to)
