@@ -88,6 +88,13 @@ class BankResult:
     errors: list[str] = field(default_factory=list)
     rejects: date | None = None
 
+    def said_by_its_days(self, error: str) -> bool:
+        """Whether an error of the run says no more than the reasons of the days."""
+        if self.not_asked or not all(one.reason for one in self.incomplete):
+            return False
+        told = (f"of {self.source_id} {verb} not complete" for verb in ("is", "are"))
+        return bool(self.incomplete) and any(one in error for one in told)
+
     @property
     def ledgers(self) -> str:
         """Whether both ledgers are equal, as far as they were compared."""
@@ -283,7 +290,7 @@ def _print_bank(bank: BankResult) -> None:
         console.print(f"  next            {advice}")
     for error in bank.errors:
         # What its days say already needs no second sentence.
-        if not bank.incomplete or f"days of {bank.source_id} are not complete" not in error:
+        if not bank.said_by_its_days(error):
             remarks.print("[red]failed:[/red] ", end="")
             remarks.print(error, markup=False)
 

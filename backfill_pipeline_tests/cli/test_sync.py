@@ -90,6 +90,12 @@ def test_a_bank_that_is_down_and_one_that_is_back(backfill: Backfill, dual: Dual
     dual.assert_equal()
     again = the_bank(backfill("sync", "run", "scb_01", *SPAN, "--json").json)  # nothing is read
     assert (again["unchanged"], again["read"], again["acknowledged"]) == (3, 0, 120)
+    dual.faults({"kind": "down", "how": "close", "for_s": 3600})
+    away = backfill("sync", "run", "scb_01", *SPAN)  # it may have changed since: nobody can tell
+    assert away.code == 1
+    assert "2024-03-31: 3 complete before, not asked now" in away.stdout
+    assert "failed: 3 of 3 days of scb_01 are not complete" in away.stderr
+    assert "3 days complete" in backfill("sync", "status", "scb_01").stdout
 
 
 @pytest.mark.slow
