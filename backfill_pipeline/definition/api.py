@@ -6,7 +6,6 @@ Does not: who asks, as in credentials (`api_auth.py`), asking (`sources/http/`),
 
 import re
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 from urllib.parse import SplitResult, urlsplit
 from zoneinfo import ZoneInfo
@@ -15,23 +14,15 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Priv
 
 from backfill_pipeline.definition.api_auth import (
     ApiKeyAuth,
-    Auth,
-    ClientCredentialsAuth,
-    HttpUrl,
-    check_encrypted,
     kinds,
     looks_secret,
     tag_of,
 )
 from backfill_pipeline.definition.base import Model, Name, ZoneName, between, problem
+from backfill_pipeline.definition.http_access import HttpAccess
 
 TODAY: Final = "today"
 DATE_FORMATS: Final = ("date", "iso8601", "iso8601_utc", "epoch_seconds", "epoch_milliseconds")
-
-_OWN_HEADERS: Final = frozenset(
-    ("accept-encoding", "connection", "content-length", "content-type", "host", "transfer-encoding", "te")
-)
-_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 def _dotted(path: str) -> str:
@@ -247,42 +238,14 @@ def _fixed_params(params: dict[str, str]) -> dict[str, str]:
     return params
 
 
-def _fixed_headers(headers: dict[str, str]) -> dict[str, str]:
-    for name, value in headers.items():
-        if looks_secret(name):
-            remedy = f"auth: {{kind: api_key, header: {name}, value_env: MY_VARIABLE}}"
-            if name.lower() == "authorization":
-                remedy = "auth: {kind: bearer, token_env: MY_VARIABLE}, or kind: basic"
-            raise problem(
-                "looks like a secret, and none may stand in a file: put it into an environment variable and write"
-                f" {remedy}",
-                name,
-            )
-        if not _HEADER_NAME.fullmatch(name):
-            raise problem("is no name of a header", name)
-        if name.lower() in _OWN_HEADERS:
-            raise problem("is set by the product itself: remove it", name)
-        if not (value.isascii() and value.isprintable() and value == value.strip()):
-            raise problem("must be printable ASCII without spaces around it", name, value)
-    return headers
-
-
-Headers = Annotated[dict[Name, str], AfterValidator(_fixed_headers)]
-
-
 # --- the section ------------------------------------------------------------------------------------------------
 
 
-class ApiSource(Model):
+class ApiSource(HttpAccess):
     """An HTTP API that is asked with GET and answers in JSON, or in JSON lines."""
 
-    base_url: HttpUrl
     path: str = ""
     params: Annotated[dict[Name, str], AfterValidator(_fixed_params)] = Field(default_factory=dict)
-    headers: Headers = Field(default_factory=dict)
-    auth: Auth | None = None
-    allow_http: bool = False
-    ca_file: Path | None = None
     format: Literal["json", "jsonl"] = "json"
     records: str = ""
     pagination: _PaginationField
@@ -290,14 +253,6 @@ class ApiSource(Model):
     total: DottedPath | None = None
     total_header: Name | None = None
     key: DottedPath | None = None
-    requests_per_second: Annotated[float, between(0.001, 1000)] | None = None
-    connect_timeout_s: Annotated[float, between(0.1, 300)] = 10
-    read_timeout_s: Annotated[float, between(0.1, 3600)] = 60
-    answer_timeout_s: Annotated[float, between(0.1, 86_400)] = 300
-    max_attempts: Annotated[int, between(1, 20)] = 5
-    backoff_s: Annotated[float, between(0, 60)] = 1
-    retry_after_max_s: Annotated[float, between(0, 3600)] = 120
-    max_page_bytes: Annotated[int, between(1024, 268_435_456)] = 16_777_216
     max_pages: Annotated[int, between(1, 10_000_000)] = 100_000
 
     _key: str = PrivateAttr(default="api")
@@ -338,14 +293,6 @@ class ApiSource(Model):
                     raise problem(
                         "is given, but in JSON lines there is nothing beside the records: remove it", key
                     )
-        return self
-
-    @model_validator(mode="after")
-    def _nothing_in_the_open(self) -> Self:
-        if self.auth is not None:
-            check_encrypted("base_url", self.base_url, allow_http=self.allow_http)
-            if isinstance(self.auth, ClientCredentialsAuth):
-                check_encrypted("auth.token_url", self.auth.token_url, allow_http=self.allow_http)
         return self
 
     @model_validator(mode="after")

@@ -5,17 +5,16 @@ Does not: credentials (`api_auth.py`), a day as a source (`scb_days.py`), talkin
 """
 
 import re
-from collections.abc import Mapping
 from datetime import date, timedelta
-from pathlib import Path
 from typing import Annotated, Final, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, model_validator
 
-from backfill_pipeline.definition.api import ApiSource, Cursors, Headers, Windows, day_text
-from backfill_pipeline.definition.api_auth import Auth, ClientCredentialsAuth, HttpUrl, check_encrypted
+from backfill_pipeline.definition.api import ApiSource, Cursors, Windows, day_text
+from backfill_pipeline.definition.api_auth import Auth
 from backfill_pipeline.definition.base import Model, Name, ZoneName, between, problem
 from backfill_pipeline.definition.cron import CronText
+from backfill_pipeline.definition.http_access import HttpAccess
 
 CONTROL_COLUMNS: Final = ("reference", "booked_at", "debit_account", "credit_account", "amount", "currency")
 """What control totals are made of. They are read of every entry, whatever the mapping makes of them."""
@@ -33,10 +32,9 @@ class NightlySync(Model):
     lookback_days: Annotated[int, between(0, 366)] = 3
 
 
-class ScbSection(Model):
+class ScbSection(HttpAccess):
     """A Sovereign Central Bank that keeps one of our ledgers as well."""
 
-    base_url: HttpUrl
     bank_id: str
     ledger: Name | None = None
     auth: Auth
@@ -49,17 +47,6 @@ class ScbSection(Model):
     page_size: Annotated[int, between(1, 1_000_000)] = 1000
     batch_size: Annotated[int, between(1, 10_000)] = 1000
     send_attempts: Annotated[int, between(1, 1000)] = 10
-    headers: Headers = Field(default_factory=dict)
-    allow_http: bool = False
-    ca_file: Path | None = None
-    requests_per_second: Annotated[float, between(0.001, 1000)] | None = None
-    connect_timeout_s: Annotated[float, between(0.1, 300)] = 10
-    read_timeout_s: Annotated[float, between(0.1, 3600)] = 60
-    answer_timeout_s: Annotated[float, between(0.1, 86_400)] = 300
-    max_attempts: Annotated[int, between(1, 20)] = 5
-    backoff_s: Annotated[float, between(0, 60)] = 1
-    retry_after_max_s: Annotated[float, between(0, 3600)] = 120
-    max_page_bytes: Annotated[int, between(1024, 268_435_456)] = 16_777_216
 
     @model_validator(mode="after")
     def _usable(self) -> Self:
@@ -72,9 +59,6 @@ class ScbSection(Model):
             )
         if re.search(r"[\s\\/?#%]", self.bank_ledger):
             raise problem("must not hold spaces, slashes, or ? # %", "ledger", self.bank_ledger)
-        check_encrypted("base_url", self.base_url, allow_http=self.allow_http)
-        if isinstance(self.auth, ClientCredentialsAuth):
-            check_encrypted("auth.token_url", self.auth.token_url, allow_http=self.allow_http)
         return self
 
     @property
@@ -118,21 +102,5 @@ class ScbSection(Model):
         )
 
     def _api(self, path: str, **how: object) -> ApiSource:
-        values: Mapping[str, object] = {
-            "base_url": self.base_url,
-            "path": path,
-            "headers": self.headers,
-            "auth": self.auth,
-            "allow_http": self.allow_http,
-            "ca_file": self.ca_file,
-            "requests_per_second": self.requests_per_second,
-            "connect_timeout_s": self.connect_timeout_s,
-            "read_timeout_s": self.read_timeout_s,
-            "answer_timeout_s": self.answer_timeout_s,
-            "max_attempts": self.max_attempts,
-            "backoff_s": self.backoff_s,
-            "retry_after_max_s": self.retry_after_max_s,
-            "max_page_bytes": self.max_page_bytes,
-            **how,
-        }
+        values = {**self.access(), "path": path, **how}
         return ApiSource.model_validate(values).written_under("scb")
