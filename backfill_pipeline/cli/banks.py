@@ -70,7 +70,9 @@ def _bank(name: str) -> SourceDefinition:
             f" {definition.id}"
         )
     if (day := split_day_source_id(definition.id)) is not None:
-        raise UsageError(f"{name} is one day of a bank: write {day[0]} --from {day[1]} --to {day[1]}")
+        raise UsageError(
+            f"{name} is one day of a bank: write {day[0]}, with --from {day[1]} --to {day[1]} where days can be chosen"
+        )
     return definition
 
 
@@ -258,22 +260,33 @@ def day_to_look_at(definition: SourceDefinition, day: date | None) -> SourceDefi
             that is over.
 
     Raises:
-        UsageError: a day was asked for of a source that has none, or one before its first.
+        UsageError: a day was asked for of a source that has none, or one before its first or one that has not begun.
         SettingsError: the bank cannot be asked without an environment variable.
         TransientError: the bank does not answer.
     """
-    if day is not None:
-        return day_of(definition, day)
-    if definition.scb is None or definition.api is not None:
-        return definition
-    return day_of(definition, _latest_day(definition))
+    if definition.scb is None or (definition.api is not None and day is None):
+        return definition if day is None else day_of(definition, day)
+    section = scb_of(definition)
+    today = last_ended_day(section, datetime.now(UTC)) + timedelta(days=1)
+    if section.start > today:
+        raise UsageError(
+            f"{definition.id} begins on {section.start} (scb.start), and it is {today} in {section.timezone}: there is"
+            " no day to look at yet"
+        )
+    if day is None:
+        return day_of(definition, _latest_day(definition, today))
+    if day > today:
+        raise UsageError(
+            f"{day} is still to come in {section.timezone}, where {base_id(definition)} is: name an earlier day"
+        )
+    return day_of(definition, day)
 
 
-def _latest_day(definition: SourceDefinition) -> date:
+def _latest_day(definition: SourceDefinition, today: date) -> date:
     from backfill_pipeline.dual_ledger.client import BankClient
 
     section = scb_of(definition)
-    last = last_ended_day(section, datetime.now(UTC))
+    last = today - timedelta(days=1)
     if last <= section.start:
         return section.start
     # A digest of years of entries would cost the bank more than the answer is worth.

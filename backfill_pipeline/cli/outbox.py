@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
-from backfill_pipeline.cli.banks import chosen_banks, usable_banks
+from backfill_pipeline.cli.banks import check_banks, chosen_banks, usable_banks
 from backfill_pipeline.cli.exit_codes import ExitCode
 from backfill_pipeline.cli.output import console, print_json, remarks
 from backfill_pipeline.cli.session import Session, open_session
@@ -55,6 +55,8 @@ def dispatch_outbox(
     if watch and as_json:
         raise UsageError("--watch never ends, and --json prints one object at the end: leave one of them out")
     definitions = _definitions(banks)
+    if banks:  # of all of them, those that can be asked are told in any case
+        check_banks(definitions)
     kinds = None if kind is None else (kind,)
     with open_session(meanwhile=_HEAVY) as session, stopped_by_signals() as stop:
         from backfill_pipeline.dual_ledger.dispatch import dispatch

@@ -22,6 +22,7 @@ from backfill_pipeline.scb_simulator.options import Options, make_options, read_
 from backfill_pipeline.scb_simulator.server import Simulator, running
 from backfill_pipeline.scb_simulator.tokens import Credentials, from_environment, made_up
 from backfill_pipeline.settings import load_settings
+from backfill_pipeline.wording import counted
 
 _LOOK_EVERY_S = 0.5
 
@@ -132,7 +133,7 @@ def _tell(
         console.print(f"its API        {simulator.base_url}/docs")
         for ledger in options.ledgers:
             console.print(
-                f"ledger         {ledger.id}  {options.days} days from {options.start} in {ledger.timezone},"
+                f"ledger         {ledger.id}  {counted(options.days, 'day')} from {options.start} in {ledger.timezone},"
                 f" {ledger.entries_per_day:,} entries a day in {', '.join(ledger.currencies)}",
                 markup=False,
             )

@@ -27,6 +27,7 @@ from backfill_pipeline.cli.progress import days_progress
 from backfill_pipeline.cli.session import Session, dagster_instance, open_session
 from backfill_pipeline.cli.sources import printable
 from backfill_pipeline.ledger import bank_days, sync_status
+from backfill_pipeline.wording import counted
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -267,12 +268,11 @@ def _print_bank(bank: BankResult) -> None:
         console.print(f"[bold]{bank.source_id}[/bold]  no day of it is over yet")
         return
     span = f"{bank.first}" if bank.days == 1 else f"{bank.first} to {bank.last}"
-    many = "1 day" if bank.days == 1 else f"{bank.days:,} days"
     told = [f"{bank.synced:,} synced"] if bank.synced else []
     told += [f"{bank.unchanged:,} unchanged"] if bank.unchanged else []
     told += [f"[red]{bank.not_asked:,} complete before, not asked now[/red]"] if bank.not_asked else []
     told += [f"[red]{len(bank.incomplete):,} not complete[/red]"] if bank.incomplete else []
-    console.print(f"[bold]{bank.source_id}[/bold]  {many}, {span}: {', '.join(told)}")
+    console.print(f"[bold]{bank.source_id}[/bold]  {counted(bank.days, 'day')}, {span}: {', '.join(told)}")
     if bank.unchanged + bank.not_asked < bank.days:
         _print_counts(bank)
     console.print(f"  acknowledged    {bank.acknowledged:,}")
@@ -284,8 +284,10 @@ def _print_bank(bank: BankResult) -> None:
         console.print(
             f"  and {len(bank.incomplete) - _DAYS_SHOWN:,} more: backfill sync status {bank.source_id}"
         )
-    rate = f", {bank.posted / bank.seconds:,.0f} entries/s" if bank.posted and bank.seconds else ""
-    console.print(f"  time            {bank.seconds:.1f} s{rate}")
+    rate = (
+        counted(round(bank.posted / bank.seconds), "entry", "entries") if bank.posted and bank.seconds else ""
+    )
+    console.print(f"  time            {bank.seconds:.1f} s{rate and f', {rate}/s'}")
     for advice in _next_steps(bank):
         console.print(f"  next            {advice}")
     for error in bank.errors:

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from backfill_pipeline.cli.banks import chosen_banks, chosen_spans, usable_banks, why_incomplete
+from backfill_pipeline.cli.banks import check_banks, chosen_banks, chosen_spans, usable_banks, why_incomplete
 from backfill_pipeline.cli.exit_codes import ExitCode
 from backfill_pipeline.cli.output import console, print_json, remarks, state
 from backfill_pipeline.cli.session import Session, open_session
@@ -22,6 +22,7 @@ from backfill_pipeline.cli.tables import plain_table
 from backfill_pipeline.definition.scb_days import last_ended_day, scb_of
 from backfill_pipeline.errors import BackfillError
 from backfill_pipeline.ledger import outbox, sync_status
+from backfill_pipeline.wording import counted
 
 if TYPE_CHECKING:
     from backfill_pipeline.definition.models import SourceDefinition
@@ -147,7 +148,7 @@ def _day_row(day: SyncStatus) -> dict[str, object]:
         "state": day.state,
         "fetched": day.fetched or 0,
         "posted": day.posted or 0,
-        "acknowledged": day.acknowledged or 0,
+        "told": day.acknowledged or 0,
         "conflicts": day.conflicts or 0,
         "rejected": day.rejected or 0,
         "tries": day.attempts,
@@ -157,7 +158,7 @@ def _day_row(day: SyncStatus) -> dict[str, object]:
 def _print_bank(bank: BankProgress, noted: dict[date, SyncStatus], *, limit: int | None) -> None:
     until = "no day from the first on" if bank.complete_to is None else f"complete to {bank.complete_to}"
     console.print(
-        f"[bold]{bank.source_id}[/bold]  {bank.bank_id}  {bank.complete:,} days {state('complete')},"
+        f"[bold]{bank.source_id}[/bold]  {bank.bank_id}  {counted(bank.complete, 'day')} {state('complete')},"
         f" {bank.first_day} to {bank.last_day}; {until}, {readable_lag(bank.lag)} behind now"
     )
     console.print(f"  entries {bank.entries:,}, of which the bank does not know {bank.unacknowledged:,}")
@@ -167,8 +168,8 @@ def _print_bank(bank: BankProgress, noted: dict[date, SyncStatus], *, limit: int
         console.print(f"  [bold]{day}[/bold]  {state(told)}  ", end="")
         console.print(printable("" if one is None else why_incomplete(one) or ""), markup=False)
     if limit is not None and len(bank.incomplete) > limit:
-        more = len(bank.incomplete) - limit
-        console.print(f"  and {more:,} more days: backfill sync status {bank.source_id}")
+        more = counted(len(bank.incomplete) - limit, "more day")
+        console.print(f"  and {more}: backfill sync status {bank.source_id}")
     differ = [day for day in bank.incomplete if day in noted and noted[day].state == "break"]
     left = [day for day in bank.incomplete if day not in differ]
     for days, command, why in ((differ, "reconcile", "   (shows the breaks)"), (left, "run", "")):
@@ -196,6 +197,7 @@ def reconcile_days(names: Sequence[str], first: str | None, last: str | None, *,
     """
     banks = chosen_banks(names)
     spans = chosen_spans(banks, first, last, datetime.now(UTC))
+    check_banks(banks)
     reports: list[DualReport] = []
     failed: list[tuple[str, date | None, str]] = []
     with open_session() as session:
@@ -210,7 +212,7 @@ def reconcile_days(names: Sequence[str], first: str | None, last: str | None, *,
         _print_json(reports, failed)
     elif not reports and not failed:
         console.print("no day was synchronised here yet: backfill sync run")
-    else:
+    elif reports:
         _print_sums(reports)
     for source_id, day, error in failed:
         remarks.print(f"[red]failed:[/red] {source_id}{'' if day is None else f' {day}'}: ", end="")
@@ -261,8 +263,10 @@ def _print_sums(reports: Sequence[DualReport]) -> None:
     verdicts = Counter(report.verdict for report in reports)
     told = ", ".join(f"{count:,} {state(verdict)}" for verdict, count in sorted(verdicts.items()))
     equal = sum(report.equal for report in reports)
-    many = "1 day" if len(reports) == 1 else f"{len(reports):,} days"
-    console.print(f"{many} compared: {told or 'none'}; {equal:,} entries equal in every field")
+    entries = counted(equal, "entry", "entries")
+    console.print(
+        f"{counted(len(reports), 'day')} compared: {told or 'none'}; {entries} equal in every field"
+    )
 
 
 def _print_json(reports: Sequence[DualReport], failed: Sequence[tuple[str, date | None, str]]) -> None:

@@ -46,6 +46,9 @@ _LOOKED_AT_MAX: Final = 50_000
 _POLL_S: Final = (0.05, 1.0)
 _LEDGER_TRIES: Final = 3
 
+_LOOKS: Final = 3
+"""In a row without anybody sending, until what is left is taken to wait for something else than its sender."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pauses:
@@ -134,7 +137,10 @@ class BankDispatcher:
         return [one for one in KINDS if one in self.wanted and (one != "entry" or section.send_entries)]
 
     def run(self, deadline_s: float) -> BankReport:
-        """Sends until nothing is due, or until the deadline; a ledger that vanishes is looked for a few times."""
+        """Sends until nothing is due, or until the deadline; a ledger that vanishes is looked for a few times.
+
+        Waits for what other dispatchers are sending, as long as a bank may take to answer.
+        """
         self.counts = {one: Counter() for one in ("acknowledged", "failed", "dead", "requests")}
         self.limits = dict.fromkeys(KINDS, scb_of(self.definition).batch_size)
         for attempt in range(1, _LEDGER_TRIES + 1):
@@ -180,10 +186,19 @@ class BankDispatcher:
         except (SettingsError, SourceFileError) as error:
             self._note(str(error))
             return outbox.outstanding(connection, self.bank_id, self.kinds)
+        patience_s = time.monotonic() + scb_of(self.definition).answer_timeout_s
+        looks = 0
         with client:
             while True:
                 usable = [kind for kind in self.kinds if self._drain(connection, client, kind)]
                 due_in_s = outbox.outstanding(connection, self.bank_id, usable).due_in_s
+                elsewhere = due_in_s == 0 and self.error is None and looks < _LOOKS
+                if elsewhere and time.monotonic() < patience_s and not self._stopped():
+                    # What is due and was not sent is with another dispatcher, who may just be claiming it. Whoever
+                    # asked for this one wants to know that the bank was told, not by whom.
+                    looks = 0 if outbox_deliveries.under_way(connection, self.bank_id, usable) else looks + 1
+                    self._pause(_POLL_S[0])
+                    continue
                 if self._stopped() or due_in_s is None or time.monotonic() + due_in_s >= deadline_s:
                     return outbox.outstanding(connection, self.bank_id, self.kinds)
                 self._pause(min(max(due_in_s, _POLL_S[0]), _POLL_S[1]))

@@ -112,6 +112,8 @@ class DualReport:
         sent_stated: the bank's control totals of what it received; None where nothing is sent.
         sent_listed: whether that was compared entry by entry, because totals alone did not prove it.
         outbox: how the entries of the day stand in the outbox.
+        untold: references of the bank's entries that are here with every field equal, and that were posted before the
+            bank served them: it was not told that they are. `ledger.outbox.note_as_theirs` notes them.
     """
 
     source_id: str
@@ -135,6 +137,7 @@ class DualReport:
     outbox: list[OutboxState] = field(default_factory=list)
     break_kinds: Counter[str] = field(default_factory=Counter)
     breaks: list[DualBreak] = field(default_factory=list)
+    untold: list[str] = field(default_factory=list)
 
     @property
     def break_count(self) -> int:

@@ -30,7 +30,7 @@ from backfill_pipeline.dual_ledger.fetch import DayFetcher, StatedTotals
 from backfill_pipeline.dual_ledger.ledger_session import LedgerSession
 from backfill_pipeline.dual_ledger.reconcile import reconcile_day
 from backfill_pipeline.errors import BackfillError, LedgerError, SourceChangedError
-from backfill_pipeline.ledger import balances, registrations, status, sync_status
+from backfill_pipeline.ledger import balances, outbox, registrations, status, sync_status
 from backfill_pipeline.ledger.registrations import Registration
 from backfill_pipeline.ledger.sync_status import DayCounts, SyncStatus
 from backfill_pipeline.stages.config import BackfillConfig
@@ -176,6 +176,7 @@ class DaySync:
                 records=registration.row_count,
                 control_totals=found.totals.as_json(),
                 mapping_sha256=mapping,
+                run_id=self.run_id,
             )
         )
         return replace(step, registration=registration, again=False, fetches=step.fetches + found.fetches)
@@ -224,11 +225,15 @@ class DaySync:
             )
         )
         self.session.run(
-            lambda connection: sync_status.counted(connection, self.definition.id, step.day, counts)
+            lambda connection: sync_status.counted(
+                connection, self.definition.id, step.day, counts, run_id=self.run_id
+            )
         )
         reconciliation = self._retrying(lambda: reconcile(work, with_balances=is_last))
         self.balances_due = not is_last
-        dual = self._retrying(lambda: reconcile_day(self.definition, self.places, step.day, self.bank))
+        dual = self._compared(step.day)
+        if dual.untold and self._told_as_theirs(dual):
+            dual = self._compared(step.day)
         verdict = "match" if reconciliation.matches and dual.verdict == "match" else "break"
         report = _report(step, counts, posted.stages, registration, reconciliation, dual, verdict)
         self.session.run(
@@ -239,9 +244,28 @@ class DaySync:
                 verdict=verdict,
                 break_count=reconciliation.break_count + dual.break_count,
                 details={} if report.reason is None else {"reason": report.reason},
+                run_id=self.run_id,
             )
         )
         return report
+
+    def _compared(self, day: date) -> DualReport:
+        return self._retrying(lambda: reconcile_day(self.definition, self.places, day, self.bank))
+
+    def _told_as_theirs(self, dual: DualReport) -> int:
+        """Tells the bank that entries of its own, which were here before it served them, are posted; how many."""
+        ledger_id = self.definition.dual_ledger_id
+        assert ledger_id is not None
+        noted = self.session.run(
+            lambda connection: outbox.note_as_theirs(connection, ledger_id, dual.bank_id, dual.untold)
+        )
+        if noted:
+            self.log(
+                f"{dual.source_id} {dual.day}: {noted:,} entries of {dual.bank_id} were here before it served them,"
+                " and are noted as its own"
+            )
+            self.tell()
+        return noted
 
     def _retrying(self, action: Callable[[], T]) -> T:
         """Does something that can be done again, as often as it takes while the ledger or the bank is away."""

@@ -98,6 +98,7 @@ def reconcile_day(
             snapshot.find_rest()
             _add_left(report, snapshot)
             _add_outbox(report, snapshot, told=told)
+            report.untold = compared.alike(snapshot.untold())
             ours, waiting = snapshot.ours(), snapshot.ours_not_acknowledged()
         compared.finish()
     compare_sent(report, definition, client, ours, waiting, anew=anew)
@@ -125,6 +126,7 @@ class _Comparison:
     mapping: Mapping
     _absent: list[DualBreak] = field(default_factory=list)
     _absent_count: int = 0
+    _unlike: list[pa.Array] = field(default_factory=list)  # references of entries that differ here
 
     def add(self, records: pa.Table, snapshot: DaySnapshot) -> None:
         """Maps records of the bank (EXTRACTED) anew, and compares every entry of them."""
@@ -173,6 +175,11 @@ class _Comparison:
         self.report.breaks = [explained(one) for one in self.report.breaks]
         self.report.add_sampled([explained(one) for one in self._absent], "missing here", self._absent_count)
 
+    def alike(self, references: list[str]) -> list[str]:
+        """Those of them whose entries here are what the bank serves, to the last field."""
+        unlike = set().union(*(one.to_pylist() for one in self._unlike)) if references else set()
+        return [one for one in references if one not in unlike]
+
     def _add_different(self, aligned: Alignment) -> None:
         differing = np.zeros(aligned.expected.num_rows, dtype=bool)
         references = aligned.expected.column("reference_id")
@@ -188,6 +195,7 @@ class _Comparison:
             found = [DualBreak("different", one, name, here, there) for one, here, there in values]
             self.report.add_sampled(found, "different", len(positions))
         self.report.equal += int(len(differing) - differing.sum())
+        self._unlike.append(combined(references.filter(pa.array(differing))))
 
     def _add_absent(self, absent: pa.Table) -> None:
         self._absent_count += absent.num_rows
@@ -197,6 +205,7 @@ class _Comparison:
     def _add_rejected(self, failures: pa.Table, references: pa.Table, here: pa.Table) -> None:
         """Entries that cannot be posted as the bank has them. Where one is here, it is not what the bank has."""
         is_here = pc.is_in(failures.column("source_row"), value_set=combined(here.column("source_row")))
+        self._unlike.append(combined(here.column("reference_id")))
         for kind, why, rows in (
             ("missing here", "", failures.filter(pc.invert(is_here))),
             (

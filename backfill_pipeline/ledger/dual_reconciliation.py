@@ -292,6 +292,20 @@ class DaySnapshot:
         ).fetchall()
         return [OutboxRow(*row) for row in rows]
 
+    def untold(self) -> list[str]:
+        """References that the bank serves and that are here, of which it was never told that they are posted.
+
+        Such entries were here before the bank served them, so they were taken for ours: nothing was noted of them, or
+        they were sent as new ones and the bank said that they are its own.
+        """
+        rows = self._connection.execute(
+            "SELECT t.reference_id FROM dual_told t WHERE t.here AND (t.kind IS NULL"
+            "  OR (t.kind = 'entry' AND t.status = 'DEAD' AND starts_with(t.last_error, 'own_reference')))"
+            " AND EXISTS (SELECT FROM dual_served s WHERE s.reference_id = t.reference_id AND s.left_out IS NULL)"
+            " ORDER BY t.reference_id"
+        ).fetchall()
+        return [reference for (reference,) in rows]
+
     def ours(self) -> pa.Table:
         """Entries of the day that were posted here first (LEDGER_SCHEMA, any order)."""
         return read_entries(

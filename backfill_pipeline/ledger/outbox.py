@@ -276,6 +276,38 @@ def retry(
     return done.rowcount
 
 
+def note_as_theirs(connection: Connection, ledger_id: str, bank_id: str, references: Sequence[str]) -> int:
+    """Notes entries that were here before the bank served them as the bank's own: it is told that they are posted.
+
+    What was noted to be sent to it, and given up, is not sent any more.
+
+    Args:
+        connection: to the ledger.
+        ledger_id: whose entries.
+        bank_id: that keeps it too.
+        references: of entries that both have alike.
+
+    Returns:
+        How many were noted. Rows that are on their way, or that the bank has, stay as they are.
+    """
+    with ledger_errors("write to the outbox of"):
+        done = connection.execute(
+            """
+            INSERT INTO dual_ledger_outbox AS o (ledger_id, reference_id, destination, origin, payload)
+            SELECT e.ledger_id, e.reference_id, %(bank)s, %(bank)s, dual_ledger_payload(e, true)
+            FROM ledger_entries e
+            WHERE e.ledger_id = %(ledger)s AND e.reference_id = ANY(%(references)s)
+            ORDER BY e.id
+            ON CONFLICT (ledger_id, reference_id, destination) DO UPDATE
+            SET origin = excluded.origin, payload = excluded.payload, status = 'PENDING', attempts = 0,
+                next_attempt_at = NULL, last_error = NULL, delivery_id = NULL
+            WHERE o.kind = 'entry' AND o.status = 'DEAD'
+            """,
+            {"bank": bank_id, "ledger": ledger_id, "references": list(references)},
+        )
+    return done.rowcount
+
+
 _SAMPLE: Final = 5
 
 

@@ -243,6 +243,25 @@ def lock_delivery(connection: Connection, bank_id: str, kind: Kind) -> Delivery 
     return Delivery(delivery_id, kind, key, body, attempts, item_count, tuple(Item(*one) for one in items))
 
 
+def under_way(connection: Connection, bank_id: str, kinds: Collection[Kind]) -> bool:
+    """Whether somebody else is sending a delivery at this moment: one that is due, and locked."""
+    with ledger_errors("read the outbox of"):
+        row = connection.execute(
+            """
+            WITH due AS MATERIALIZED (
+                SELECT id FROM dual_ledger_deliveries
+                WHERE destination = %(bank)s AND kind = ANY(%(kinds)s) AND answered_at IS NULL
+                  AND next_attempt_at <= clock_timestamp()
+            ), free AS MATERIALIZED (
+                SELECT id FROM dual_ledger_deliveries WHERE id IN (SELECT id FROM due) FOR KEY SHARE SKIP LOCKED
+            )
+            SELECT (SELECT count(*) FROM due) > (SELECT count(*) FROM free)
+            """,
+            {"bank": bank_id, "kinds": list(kinds)},
+        ).fetchone()
+    return bool(row and row[0])
+
+
 def settle(connection: Connection, delivery: Delivery, verdicts: Sequence[Verdict]) -> None:
     """Writes what became of the items of a delivery, and closes it. In the transaction of `lock_delivery`."""
     with ledger_errors("write results of the outbox to"):

@@ -188,13 +188,18 @@ def fetched(
     records: int,
     control_totals: Mapping[str, object],
     mapping_sha256: str,
+    run_id: str,
 ) -> None:
-    """Notes what the bank served, and the control totals that proved it complete."""
+    """Notes what the bank served, and the control totals that proved it complete.
+
+    Like `counted` and `finish`, it does nothing when another run has begun with the day since: what that one fetched
+    may not be posted yet, and only it can say that the day is complete.
+    """
     with ledger_errors("record progress in"):
         connection.execute(
             "UPDATE sync_status SET fetched = %s, fetched_at = now(), control_totals = %s, mapping_sha256 = %s,"
-            " updated_at = now() WHERE source_id = %s AND day = %s",
-            [records, Jsonb(dict(control_totals)), mapping_sha256, source_id, day],
+            " updated_at = now() WHERE source_id = %s AND day = %s AND run_id = %s",
+            [records, Jsonb(dict(control_totals)), mapping_sha256, source_id, day, run_id],
         )
 
 
@@ -246,13 +251,13 @@ def count_day(connection: Connection, day_source_id: str, registration_id: int, 
     )
 
 
-def counted(connection: Connection, source_id: str, day: date, counts: DayCounts) -> None:
-    """Notes what became of a day's records."""
+def counted(connection: Connection, source_id: str, day: date, counts: DayCounts, *, run_id: str) -> None:
+    """Notes what became of a day's records, before both ledgers are compared."""
     with ledger_errors("record progress in"):
         connection.execute(
             "UPDATE sync_status SET posted = %s, posted_at = now(), duplicates = %s, conflicts = %s, rejected = %s,"
             " filtered = %s, acknowledged = %s, acknowledged_at = %s, updated_at = now()"
-            " WHERE source_id = %s AND day = %s",
+            " WHERE source_id = %s AND day = %s AND run_id = %s",
             [
                 counts.in_ledger,
                 counts.duplicates,
@@ -263,6 +268,7 @@ def counted(connection: Connection, source_id: str, day: date, counts: DayCounts
                 counts.acknowledged_at,
                 source_id,
                 day,
+                run_id,
             ],
         )
 
@@ -275,14 +281,19 @@ def finish(
     verdict: str,
     break_count: int,
     details: Mapping[str, object],
+    run_id: str,
 ) -> None:
-    """Notes the verdict of a day that went through all of its steps."""
+    """Notes the verdict of a day that went through all of its steps.
+
+    It is reconciled as of the moment before the comparison, so that what the bank was told meanwhile reopens the day.
+    """
     with ledger_errors("record progress in"):
         connection.execute(
-            "UPDATE sync_status SET verdict = %s, break_count = %s, details = %s, reconciled_at = now(), error = NULL,"
+            "UPDATE sync_status SET verdict = %s, break_count = %s, details = %s, reconciled_at = posted_at,"
+            " error = NULL,"
             " finished_at = now(), checked_at = now(), checked_by = run_id, updated_at = now()"
-            " WHERE source_id = %s AND day = %s",
-            [verdict, break_count, Jsonb(dict(details)), source_id, day],
+            " WHERE source_id = %s AND day = %s AND run_id = %s",
+            [verdict, break_count, Jsonb(dict(details)), source_id, day, run_id],
         )
 
 

@@ -126,17 +126,21 @@ def _day_row(report: DayReport) -> dict[str, object]:
     }
 
 
-def status_metadata(progress: BankProgress | None, latest: Sequence[SyncStatus], ended: date) -> Metadata:
+def status_metadata(
+    progress: BankProgress | None, latest: Sequence[SyncStatus], wrong: Sequence[SyncStatus], ended: date
+) -> Metadata:
     """How far a bank is.
 
     Args:
         progress: of the bank; None when no day of it was ever begun.
         latest: its latest days, in order; the newest ones are shown.
+        wrong: days that were begun and are not complete, in order; they may be older than the latest ones.
         ended: the last day that is over.
     """
     if progress is None:
         return {"state": "no day was fetched yet"}
     days = table([_status_row(one) for one in reversed(latest)])
+    not_complete = table([_status_row(one) for one in wrong])
     return {
         "state": status_text(progress, ended),
         "complete_to": str(progress.complete_to or "none"),
@@ -146,6 +150,7 @@ def status_metadata(progress: BankProgress | None, latest: Sequence[SyncStatus],
         "lag_hours": round(progress.lag / timedelta(hours=1), 1),
         "entries": progress.entries,
         "entries_unacknowledged": progress.unacknowledged,
+        **({"days_not_complete": not_complete} if not_complete else {}),
         **({"latest_days": days} if days else {}),
     }
 

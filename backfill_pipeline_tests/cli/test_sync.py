@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from backfill_pipeline_tests.cli.command import Backfill, finish, wait_until
@@ -110,6 +111,25 @@ def test_ctrl_c_leaves_what_the_same_command_finishes(backfill: Backfill, dual: 
     dual.faults()
     assert backfill("sync", "run", "scb_01", *SPAN).code == 0
     dual.assert_equal()
+
+
+def test_ctrl_c_in_a_terminal_is_answered_in_one_sentence(backfill: Backfill, dual: Dual) -> None:
+    """There it goes to every process of the command, also to Dagster's that copy the output of a step."""
+    dual.faults({"kind": "slow", "delay_s": 1})
+    with backfill.started("sync", "run", "scb_01", *SPAN) as process:
+        helpers: list[psutil.Process] = []
+
+        def all_are_there() -> bool:
+            helpers[:] = psutil.Process(process.pid).children()
+            return sum("watch_orphans" in " ".join(one.cmdline()) for one in helpers) == 2 and bool(
+                dual.log()
+            )
+
+        wait_until(all_are_there)
+        os.killpg(process.pid, signal.SIGINT)
+        stopped = finish(process)  # and no traceback of anybody
+    assert (stopped.code, "the same command carries on" in stopped.sentence) == (130, True)
+    assert not any(one.is_running() for one in helpers)
 
 
 def test_entries_of_ours_reach_the_bank_and_refusals_are_told(backfill: Backfill, dual: Dual) -> None:

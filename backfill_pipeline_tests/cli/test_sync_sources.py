@@ -40,11 +40,26 @@ def test_a_definition_is_checked_and_previewed_with_a_day_of_the_bank(backfill: 
     assert by_id.stdout == shown.stdout
 
 
+def test_a_day_that_is_still_to_come_is_no_day_without_entries(backfill: Backfill, dual: Dual) -> None:
+    for named in (("scb_01", "--day", "2999-01-01"), ("scb_01@2999-01-01",)):
+        for command in ("check", "preview"):
+            refused = backfill("sources", command, *named)
+            assert (refused.code, refused.stdout) == (2, ""), refused
+            assert "2999-01-01 is still to come in Europe/Paris, where scb_01 is" in refused.sentence
+    dual.write_scb(scb={"start": "2999-01-01"})
+    assert "begins on 2999-01-01 (scb.start), and it is " in backfill("sources", "check", "scb_01").sentence
+    assert not dual.log()
+
+
 def test_what_is_wrong_with_a_bank_is_told_before_anything_is_posted(backfill: Backfill, dual: Dual) -> None:
     del backfill.extra["SCB_SIMULATOR_TOKEN"]
     no_secret = backfill("sources", "check", "scb_01")
     assert (no_secret.code, "variable SCB_SIMULATOR_TOKEN is not set" in no_secret.stdout) == (2, True)
     assert "scb_01.yaml:" in no_secret.stdout
+    for command in (("sync", "run"), ("sync", "reconcile"), ("outbox", "dispatch", "--bank")):
+        not_begun = backfill(*command, "scb_01")
+        assert (not_begun.code, not_begun.stdout) == (2, ""), not_begun
+        assert "scb.auth.token_env is SCB_SIMULATOR_TOKEN, but" in not_begun.sentence
     backfill.extra["SCB_SIMULATOR_TOKEN"] = "hunter2-hunter2"
     refused = backfill("sources", "check", "scb_01")
     assert refused.code == 2
@@ -88,7 +103,7 @@ def test_a_day_is_planned_with_the_accounts_of_its_bank(backfill: Backfill, dual
         (["sources", "preview", "scb_01@2024-03-28"], "scb_01 begins on 2024-03-29 (scb.start), and 2024-03-28 is before that"),
         (["sources", "preview", "scb_01", "--day", "30.3.2024"], "--day 30.3.2024 is no day of the calendar"),
         (["sources", "preview", "scb_01@2024-03-30", "--day", "2024-03-31"], "leave one of them out"),
-        (["sync", "run", "scb_01@2024-03-30"], "is one day of a bank: write scb_01 --from 2024-03-30 --to 2024-03-30"),
+        (["sync", "run", "scb_01@2024-03-30"], "is one day of a bank: write scb_01, with --from 2024-03-30 --to 2024-03-30"),
         (["sync", "run", "other"], "there is no source other in"),
         (["sync", "run", "scb_01", "--from", "yesterday"], "--from yesterday is no day of the calendar: write it as 2024-03-01, or start"),
         (["sync", "run", "scb_01", "--from", "2024-03-01"], "--from 2024-03-01 is before that: name a later day, or --from start"),
@@ -173,7 +188,8 @@ def test_the_simulator_writes_definitions_that_are_right(backfill: Backfill, tmp
     with simulator(backfill, "--ledgers", "SCB-01,Main_2", "--definitions", folder) as told:
         assert told["definitions"] == [str(folder / "scb_01.yaml"), str(folder / "main_2.yaml")]
         secrets = Path(str(told["credentials_file"])).read_text()
-        backfill.extra.update(line.removeprefix("export ").split("=", 1) for line in secrets.splitlines())
+        settings = [line.removeprefix("export ").partition("=") for line in secrets.splitlines()]
+        backfill.extra.update({name: value for name, _, value in settings})
         for name in ("scb_01", "main_2"):
             checked = backfill("sources", "check", folder / f"{name}.yaml", "--json")
             assert (checked.code, checked.json["good"]) == (0, 20), checked

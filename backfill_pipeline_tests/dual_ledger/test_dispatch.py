@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -128,6 +129,19 @@ class TestSeveralDispatchers:
         assert acknowledging == sum(one.banks[0].requests.get("acknowledgement", 0) for one in reports)
         items = dual.query("SELECT sum(item_count) FROM dual_ledger_deliveries")
         assert items == [(340,)]
+
+    def test_what_another_one_is_sending_is_waited_for(self, dual: Dual) -> None:
+        """A sync that compares a day while another dispatcher tells of it would call it a break."""
+        dual.open()
+        dual.post_day(FIRST_DAY)
+        dual.faults({"kind": "slow", "delay_s": 1, "operations": ["acknowledge"]})
+        with ThreadPoolExecutor(1) as pool:
+            other = pool.submit(tell, dual)
+            while not dual.value("SELECT count(*) FROM dual_ledger_deliveries"):
+                time.sleep(0.01)
+            assert tell(dual).left == 0
+            assert other.result().acknowledged == 40
+        dual.assert_told()
 
     def test_entries_arrive_in_the_order_of_their_posting(self, ours: Dual) -> None:
         references = post(ours, 60)

@@ -119,3 +119,20 @@ class TestMarking:
             dual.connection.execute("SELECT mark_dual_ledger('MASTER', 'SCB-02')")
         with pytest.raises(psycopg.errors.UniqueViolation):
             dual.connection.execute("SELECT mark_dual_ledger('OTHER', 'SCB-01')")
+
+    @pytest.mark.parametrize(
+        "level", [psycopg.IsolationLevel.REPEATABLE_READ, psycopg.IsolationLevel.SERIALIZABLE]
+    )
+    def test_an_entry_whose_snapshot_is_older_than_the_mark_is_never_told_to_nobody(
+        self, world: World, level: psycopg.IsolationLevel
+    ) -> None:
+        world.open("A", "B")
+        with psycopg.connect(world.url) as live:
+            live.isolation_level = level
+            live.execute("SELECT 1 FROM ledger_entries")
+            mark(world)
+            with pytest.raises(psycopg.errors.SerializationFailure):
+                live.execute(POST, Entry("LIVE").arguments())
+            live.rollback()
+            live.execute(POST, Entry("LIVE").arguments())
+        assert [row[0] for row in world.rows(ROWS)] == ["LIVE"]

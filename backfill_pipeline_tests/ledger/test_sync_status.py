@@ -27,10 +27,27 @@ def begin(connection: Connection, day: date, source: str = SOURCE) -> None:
 
 def finish(connection: Connection, day: date, verdict: str = "match", source: str = SOURCE) -> None:
     begin(connection, day, source)
-    sync_status.fetched(connection, source, day, records=10, control_totals={"count": 10}, mapping_sha256="m")
-    sync_status.counted(connection, source, day, COUNTS)
+    end(connection, day, verdict, source)
+
+
+def end(
+    connection: Connection, day: date, verdict: str = "match", source: str = SOURCE, run_id: str = "run"
+) -> None:
+    """What a run notes about a day that it began."""
+    sync_status.fetched(
+        connection,
+        source,
+        day,
+        records=10,
+        control_totals={"count": 10},
+        mapping_sha256="m",
+        run_id=run_id,
+    )
+    sync_status.counted(connection, source, day, COUNTS, run_id=run_id)
     details = {} if verdict == "match" else {"reason": "one differs"}
-    sync_status.finish(connection, source, day, verdict=verdict, break_count=0, details=details)
+    sync_status.finish(
+        connection, source, day, verdict=verdict, break_count=0, details=details, run_id=run_id
+    )
 
 
 def fail(connection: Connection, day: date, error: str = "the bank is away") -> None:
@@ -63,6 +80,34 @@ def test_a_day_is_complete_only_when_it_is_finished_and_both_ledgers_agree(conne
     assert found.control_totals == {"count": 10}
     finish(connection, day, "break")
     assert (only(connection).state, only(connection).reason) == ("break", "one differs")
+
+
+def test_a_run_that_another_one_overtook_completes_nothing(connection: Connection) -> None:
+    """What the other one fetched may not be posted, and if it is killed, the next night must take the day up."""
+    (day,) = days(1)
+    begin(connection, day)
+    sync_status.begin(
+        connection, source_id=SOURCE, bank_id=BANK, day=day, window=window(day), run_id="another"
+    )
+    end(connection, day)
+    assert (only(connection).complete, only(connection).control_totals) == (False, None)
+    end(connection, day, run_id="another")
+    assert only(connection).complete
+
+
+def test_a_day_is_reconciled_as_of_before_the_comparison(connection: Connection) -> None:
+    """What the bank is told while a day is compared was not compared: it reopens the day."""
+    (day,) = days(1)
+    begin(connection, day)
+    sync_status.counted(connection, SOURCE, day, COUNTS, run_id="run")
+    connection.execute(
+        "INSERT INTO dual_ledger_outbox (ledger_id, reference_id, destination, origin, payload, status,"
+        " acknowledged_at) VALUES ('L', 'E', 'SCB-01', 'LOCAL', %s, 'ACKNOWLEDGED', now())",
+        ['{"booked_at": "2024-03-01T12:00:00Z"}'],
+    )
+    sync_status.finish(connection, SOURCE, day, verdict="match", break_count=0, details={}, run_id="run")
+    assert only(connection).complete
+    assert sync_status.reopened_days(connection, SOURCE, BANK, "UTC") == {day}
 
 
 def test_a_run_that_was_killed_leaves_a_day_that_is_not_complete(connection: Connection) -> None:

@@ -235,3 +235,6 @@ def test_how_far_a_bank_is_is_only_materialized_while_it_is_not_behind(
     latest = synced.observed("sync_status_scb_01")[0]
     assert str(latest.metadata["state"].value).startswith("behind: 1 day")
     assert isinstance(latest.metadata["latest_days"], dg.TableMetadataValue)
+    not_complete = latest.metadata["days_not_complete"]
+    assert isinstance(not_complete, dg.TableMetadataValue)
+    assert [one.data["day"] for one in not_complete.records] == [str(DAYS[2])]

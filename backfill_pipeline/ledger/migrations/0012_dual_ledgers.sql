@@ -14,6 +14,14 @@ CREATE TABLE dual_ledgers (
     marked_at    timestamptz NOT NULL DEFAULT now()
 );
 
+-- One row that changes with every mark. A transaction whose snapshot is older than a mark cannot see it, and what it posted
+-- would be told to nobody: it fails at this row instead, as such transactions do, and posts again.
+CREATE TABLE dual_ledger_marks (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    marks    bigint NOT NULL DEFAULT 0
+);
+INSERT INTO dual_ledger_marks DEFAULT VALUES;
+
 -- The origin decides what the bank is told of an entry: its own are acknowledged, never sent back as new ones.
 ALTER TABLE dual_ledger_outbox
     ALTER COLUMN destination TYPE text COLLATE "C",
@@ -62,6 +70,9 @@ BEGIN
     IF posted_origin = 'OPENING' THEN
         RETURN NULL;
     END IF;
+    IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
+        PERFORM 1 FROM dual_ledger_marks FOR SHARE;
+    END IF;
     -- Without a join, rows are numbered as they are read: in the order of their posting, while their accounts are locked.
     FOR dual IN SELECT * FROM dual_ledgers ORDER BY ledger_id LOOP
         INSERT INTO dual_ledger_outbox (ledger_id, reference_id, destination, origin, payload)
@@ -94,6 +105,7 @@ BEGIN
     END IF;
     -- No entry may come between looking at those that are there and the mark that makes the trigger see new ones.
     LOCK TABLE ledger_entries IN SHARE ROW EXCLUSIVE MODE;
+    UPDATE dual_ledger_marks SET marks = marks + 1;
     INSERT INTO dual_ledgers (ledger_id, bank_id, send_entries) VALUES (p_ledger_id, p_bank_id, p_send_entries)
     ON CONFLICT (ledger_id) DO UPDATE SET send_entries = excluded.send_entries
     RETURNING bank_id INTO kept_with;

@@ -79,9 +79,11 @@ def look(definition: SourceDefinition, places: Places) -> tuple[bool, Metadata]:
     with connect(places.ledger_url, application_name=f"backfill {definition.id}"[:63]) as connection:
         progress = sync_status.progress(connection, now)
         latest = sync_status.load(connection, definition.id, ended - timedelta(days=TABLE_ROWS - 1), ended)
-    mine = next((one for one in progress if one.source_id == definition.id), None)
+        mine = next((one for one in progress if one.source_id == definition.id), None)
+        missing = () if mine is None else mine.incomplete[:TABLE_ROWS]
+        begun = sync_status.load(connection, definition.id, missing[0], missing[-1]) if missing else []
     in_step = mine is not None and mine.complete_to is not None and mine.complete_to >= ended
-    return in_step, status_metadata(mine, latest, ended)
+    return in_step, status_metadata(mine, latest, [one for one in begun if not one.complete], ended)
 
 
 def _freshness(section: ScbSection) -> dg.FreshnessPolicy | None:
