@@ -4,6 +4,7 @@
 fixtures and get each server that the product supports in turn.
 """
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,12 @@ from backfill_pipeline_tests import mariadb as mariadb_server
 from backfill_pipeline_tests import postgresql
 from backfill_pipeline_tests.mariadb import MariaDb
 from backfill_pipeline_tests.postgresql import Server
+
+
+def pytest_configure() -> None:
+    """Shells have what they put into the background ignore Ctrl-C, and the commands that are tested inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
