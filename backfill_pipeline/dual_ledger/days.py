@@ -171,10 +171,11 @@ def _prepare_bank(
 ) -> None:
     """Marks the ledger as kept with the bank, opens the accounts and posts the opening balances. Once, for all days."""
     section, ledger_id = scb_of(definition), definition.dual_ledger_id
+    since, _ = day_window(section, section.start)
     assert ledger_id is not None  # a definition of type scb has one
     noted = session.run(
         lambda connection: sync_status.mark_ledger(
-            connection, ledger_id, section.bank_id, send_entries=section.send_entries
+            connection, ledger_id, section.bank_id, send_entries=section.send_entries, since=since
         )
     )
     if noted:

@@ -133,8 +133,17 @@ class DayCounts:
     acknowledged_at: datetime | None
 
 
-def mark_ledger(connection: Connection, ledger_id: str, bank_id: str, *, send_entries: bool) -> int:
+def mark_ledger(
+    connection: Connection, ledger_id: str, bank_id: str, *, send_entries: bool, since: datetime
+) -> int:
     """Marks a ledger as kept with a bank; returns how many entries were there before and are noted for the bank now.
+
+    Args:
+        connection: to the ledger.
+        ledger_id: ours.
+        bank_id: of the bank.
+        send_entries: whether the bank is sent entries that were posted here first.
+        since: when both began to keep it. Of what was posted here before the mark, nothing older is sent.
 
     Raises:
         LedgerError: it is kept with another bank, or the bank keeps another ledger.
@@ -153,7 +162,7 @@ def mark_ledger(connection: Connection, ledger_id: str, bank_id: str, *, send_en
                     f" kept with bank {bank_id}: check fields.ledger_id and scb.bank_id of the definitions"
                 )
         row = connection.execute(
-            "SELECT mark_dual_ledger(%s, %s, %s)", [ledger_id, bank_id, send_entries]
+            "SELECT mark_dual_ledger(%s, %s, %s, %s)", [ledger_id, bank_id, send_entries, since]
         ).fetchone()
     assert row is not None
     return int(row[0])

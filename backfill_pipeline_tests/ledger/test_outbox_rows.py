@@ -10,7 +10,7 @@ import pytest
 
 from backfill_pipeline.ledger import posting
 from backfill_pipeline.ledger.posting import PostingPolicy
-from backfill_pipeline_tests.ledger.world import POST, Entry, World, as_rejects, table
+from backfill_pipeline_tests.ledger.world import NOON, POST, Entry, World, as_rejects, table
 
 BANK = "SCB-01"
 ROWS = "SELECT reference_id, destination, origin, kind, status FROM dual_ledger_outbox ORDER BY id"
@@ -106,6 +106,17 @@ class TestMarking:
             ("FROM-BANK", BANK, BANK, "acknowledgement", "PENDING"),
             ("LIVE", BANK, "LOCAL", "entry", "PENDING"),
         ]
+
+    def test_of_our_own_nothing_is_told_that_is_older_than_the_dual_ledger(self, world: World) -> None:
+        world.open("A", "B")
+        start = datetime(2024, 3, 2, tzinfo=UTC)
+        for reference, at in (("OLD", NOON), ("AT-START", start)):
+            world.connection.execute(POST, Entry(reference, at=at).arguments())
+        post(world, "FROM-BANK", origin=BANK)  # at noon of the day before as well
+        world.value("SELECT mark_dual_ledger('MASTER', %s, true, %s)", BANK, start)
+        assert [row[0] for row in world.rows(ROWS)] == ["AT-START", "FROM-BANK"]
+        world.connection.execute(POST, Entry("BACKDATED").arguments())  # is news, whenever it happened
+        assert world.rows(ROWS)[-1] == ("BACKDATED", BANK, "LOCAL", "entry", "PENDING")
 
     def test_a_bank_that_wants_no_entries_gets_acknowledgements_alone(self, world: World) -> None:
         world.open("A", "B")

@@ -88,9 +88,12 @@ $$;
 CREATE TRIGGER ledger_entries_tell_banks AFTER INSERT ON ledger_entries
     REFERENCING NEW TABLE AS new_entries FOR EACH STATEMENT EXECUTE FUNCTION ledger_entries_tell_banks();
 
--- Marks a ledger as kept by a bank too. What was posted to it before is noted for the bank as well, by the origin of its batch.
--- Returns how many entries that were. Marking again changes nothing but send_entries.
-CREATE FUNCTION mark_dual_ledger(p_ledger_id text, p_bank_id text, p_send_entries boolean DEFAULT true) RETURNS bigint
+-- Marks a ledger as kept by a bank too. What was posted to it before is noted for the bank as well, by the origin of its batch;
+-- entries of ours only from p_since on: what happened before both ledgers were kept is no news, and the bank might book it once
+-- more. Returns how many entries were noted. Marking again changes nothing but send_entries.
+CREATE FUNCTION mark_dual_ledger(
+    p_ledger_id text, p_bank_id text, p_send_entries boolean DEFAULT true, p_since timestamptz DEFAULT '-infinity'
+) RETURNS bigint
 LANGUAGE plpgsql AS $$
 DECLARE
     kept_with text;
@@ -119,7 +122,7 @@ BEGIN
     FROM ledger_entries e
     LEFT JOIN backfill_batches b ON b.id = e.batch_id
     WHERE e.ledger_id = p_ledger_id AND coalesce(b.origin, 'LOCAL') <> 'OPENING'
-      AND (p_send_entries OR b.origin = p_bank_id)
+      AND (b.origin = p_bank_id OR p_send_entries AND e.timestamp_utc >= p_since)
     ORDER BY e.id
     ON CONFLICT (ledger_id, reference_id, destination) DO NOTHING;
     GET DIAGNOSTICS noted = ROW_COUNT;
