@@ -140,7 +140,7 @@ def test_entries_of_ours_reach_the_bank_and_refusals_are_told(backfill: Backfill
     dual.post_here("OURS-2", debit="ONLY-OURS", credit=ids[0])
     waiting = backfill("outbox", "status", "--json", "--check")
     assert waiting.code == 0
-    assert {(one["kind"], one["status"], one["count"]) for one in waiting.json["counts"]} == {  # type: ignore[attr-defined]
+    assert {(one["kind"], one["status"], one["count"]) for one in waiting.json["counts"]} == {
         ("acknowledgement", "ACKNOWLEDGED", 40),
         ("entry", "PENDING", 2),
     }

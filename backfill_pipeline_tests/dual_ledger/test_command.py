@@ -45,7 +45,7 @@ def test_one_command_backfills_several_banks_and_says_so(commanded: Any) -> None
     backfill, dual = commanded(ledgers=2, days=2, entries_per_day=60)
     done = backfill("sync", "run", "--from", "start", "--to", dual.days()[-1], "--json")
     assert done.code == 0, done
-    for bank in done.json["banks"]:  # type: ignore[attr-defined]
+    for bank in done.json["banks"]:
         assert (bank["days"], bank["synced"], bank["incomplete"]) == (2, 2, [])
         assert bank["read"] == bank["posted"] == bank["acknowledged"] == 120
     dual.assert_equal()
@@ -91,7 +91,7 @@ def test_the_command_is_killed_at_random_and_the_next_one_finishes(commanded: An
         with backfill.started("sync", "run", "--from", "start", "--to", dual.days()[-1]) as process:
             wait_until(
                 lambda wanted=wanted, process=process: (
-                    process.poll() is not None  # type: ignore[misc]
+                    process.poll() is not None
                     or count_or_zero(backfill.url or "", "SELECT count(*) FROM ledger_entries") >= wanted
                 )
             )
@@ -115,6 +115,6 @@ def test_a_month_of_three_banks_with_one_command(commanded: Any) -> None:
     backfill, dual = commanded(start="2024-03-15", days=30, ledgers=3, entries_per_day=2000)
     done = backfill("sync", "run", "--from", "start", "--to", dual.days()[-1], "--json", timeout=800)
     assert done.code == 0, done
-    for bank in done.json["banks"]:  # type: ignore[attr-defined]
+    for bank in done.json["banks"]:
         assert (bank["days"], bank["synced"], bank["read"], bank["acknowledged"]) == (30, 30, 60_000, 60_000)
     dual.assert_equal()

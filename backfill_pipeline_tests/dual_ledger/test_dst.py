@@ -33,7 +33,7 @@ def test_days_around_a_change_of_the_clock_are_whole_and_do_not_meet(
     assert [one.posted for one in reports] == [100] * 3
     dual.assert_equal()
     windows = dual.query("SELECT window_from, window_to FROM sync_status ORDER BY day")
-    assert [(end - begin) / timedelta(hours=1) for begin, end in windows] == hours  # type: ignore[operator]
+    assert [(end - begin) / timedelta(hours=1) for begin, end in windows] == hours
     assert all(before[1] == after[0] for before, after in pairwise(windows))
     # The bank was asked for exactly these.
     asked = {

@@ -34,7 +34,7 @@ def test_so_many_days_are_fetched_at_once_and_no_more(make_dual: MakeDual, worke
             with lock:
                 now -= 1
 
-    book.page = counting  # type: ignore[method-assign]
+    book.page = counting
     reports = sync(dual)
     assert outcomes(reports) == ["synced"] * 8, errors(reports)
     assert min(workers, 2) <= most <= workers

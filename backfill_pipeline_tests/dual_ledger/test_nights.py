@@ -44,7 +44,7 @@ def test_a_bank_that_is_down_for_a_day_is_caught_up_with_the_next_night(
             days=3,
         )
 
-    with bank() as dual:  # type: ignore[attr-defined]
+    with bank() as dual:
         dual.write_scb(scb={"max_attempts": 2, "nightly": {"lookback_days": lookback}})
         assert outcomes(night(dual, "SCB-01", THIRD_NIGHT - timedelta(days=2))) == ["synced"]
     # Nobody answers at all. Somebody posts an entry here meanwhile.
@@ -58,7 +58,7 @@ def test_a_bank_that_is_down_for_a_day_is_caught_up_with_the_next_night(
     assert tell(dual).left == 1
     assert dual.outbox_states()["acknowledgement", "ACKNOWLEDGED"] == 40
     assert set(dict(dual.outbox_states())) == {("acknowledgement", "ACKNOWLEDGED"), ("entry", "SENT")}
-    with bank() as dual:  # type: ignore[attr-defined]
+    with bank() as dual:
         dual.later()
         tell(dual)
         reports = night(dual, "SCB-01", THIRD_NIGHT)

@@ -268,7 +268,7 @@ class Dual(World):
             our_ledger(bank),
             OPENING_ORIGIN,
         )
-        found = [Booked(*row[:7]) for row in rows if origin in (None, row[7])]  # type: ignore[arg-type]
+        found = [Booked(*row[:7]) for row in rows if origin in (None, row[7])]
         by_reference = {one.reference: one for one in found}
         assert len(by_reference) == len(found), "a reference was posted twice"
         return by_reference
