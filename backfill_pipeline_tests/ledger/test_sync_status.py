@@ -223,32 +223,37 @@ class TestProgress:
         assert sync_status.progress(connection, self.NOW) == []
 
 
+def mark(connection: Connection, ledger_id: str = "L", bank_id: str = BANK, *, send: bool = True) -> int:
+    since = datetime(2024, 3, 1, tzinfo=UTC)
+    return sync_status.mark_ledger(connection, ledger_id, bank_id, send_entries=send, since=since)
+
+
 class TestMarking:
     def test_marking_again_does_not_look_at_the_entries(self, connection: Connection) -> None:
-        assert sync_status.mark_ledger(connection, "L", BANK, send_entries=True) == 0
+        assert mark(connection, "L", BANK, send=True) == 0
         with connection.transaction():
             connection.execute("LOCK TABLE ledger_entries IN ACCESS SHARE MODE")
-            assert sync_status.mark_ledger(connection, "L", BANK, send_entries=True) == 0
+            assert mark(connection, "L", BANK, send=True) == 0
             held = connection.execute(
                 "SELECT mode FROM pg_locks WHERE pid = pg_backend_pid() AND relation = 'ledger_entries'::regclass"
             ).fetchall()
         assert held == [("AccessShareLock",)]
 
     def test_what_is_sent_can_change(self, connection: Connection) -> None:
-        sync_status.mark_ledger(connection, "L", BANK, send_entries=True)
-        sync_status.mark_ledger(connection, "L", BANK, send_entries=False)
+        mark(connection, "L", BANK, send=True)
+        mark(connection, "L", BANK, send=False)
         assert connection.execute("SELECT send_entries FROM dual_ledgers").fetchall() == [(False,)]
 
     def test_a_ledger_is_kept_with_one_bank(self, connection: Connection) -> None:
-        sync_status.mark_ledger(connection, "L", BANK, send_entries=True)
+        mark(connection, "L", BANK, send=True)
         with pytest.raises(
             LedgerError, match="ledger L is kept with bank SCB-01 already, so ledger L cannot"
         ):
-            sync_status.mark_ledger(connection, "L", "SCB-02", send_entries=True)
+            mark(connection, "L", "SCB-02", send=True)
         with pytest.raises(
             LedgerError, match="ledger L is kept with bank SCB-01 already, so ledger M cannot"
         ):
-            sync_status.mark_ledger(connection, "M", BANK, send_entries=True)
+            mark(connection, "M", BANK, send=True)
 
 
 def test_a_window_ends_after_it_began(connection: Connection) -> None:
