@@ -9,19 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Final
 
 from backfill_pipeline.ledger.connection import Connection, ledger_errors
-
-_LATEST: Final = """
-latest AS (
-    SELECT DISTINCT ON (source_id) id, source_id, split_part(source_id, '@', 2)::date AS day
-    FROM backfill_registrations
-    -- All days of the bank and nothing else, by the index: A follows @ in ASCII.
-    WHERE source_id > %(source)s || '@' AND source_id < %(source)s || 'A'
-    ORDER BY source_id, revision DESC
-)
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +39,6 @@ def bank_days(connection: Connection, source_id: str) -> BankDays:
     """Sums over all days of a bank; `days` is 0 when nothing of it was registered."""
     with ledger_errors("read progress from"):
         row = connection.execute(
-            f"WITH {_LATEST}"  # noqa: S608  a constant
             """
             SELECT count(DISTINCT l.day), min(l.day), max(l.day),
                    count(DISTINCT l.day) FILTER (WHERE o.status <> 'posted'),
@@ -60,7 +48,8 @@ def bank_days(connection: Connection, source_id: str) -> BankDays:
                    coalesce(sum(o.conflicts) FILTER (WHERE o.status = 'posted'), 0)::bigint,
                    coalesce(sum(o.rejected) FILTER (WHERE o.status = 'posted'), 0)::bigint,
                    coalesce(sum(o.filtered) FILTER (WHERE o.status = 'posted'), 0)::bigint
-            FROM latest l LEFT JOIN backfill_partition_outcomes o ON o.registration_id = l.id
+            FROM bank_day_registrations(%(source)s) l
+            LEFT JOIN backfill_partition_outcomes o ON o.registration_id = l.id
             """,
             {"source": source_id},
         ).fetchone()
@@ -72,10 +61,9 @@ def rejects_by_day(connection: Connection, source_id: str) -> dict[date, int]:
     """Day → rows that are rejected now, for days that have any; in their order."""
     with ledger_errors("read rejects from"):
         rows = connection.execute(
-            f"WITH {_LATEST}"  # noqa: S608  a constant
             """
             SELECT l.day, count(*)
-            FROM latest l
+            FROM bank_day_registrations(%(source)s) l
             JOIN backfill_partitions p ON p.registration_id = l.id
             JOIN backfill_rejects_now x ON x.partition_id = p.id
             WHERE x.state = 'open' GROUP BY l.day ORDER BY l.day
@@ -89,10 +77,9 @@ def rejects_by_code(connection: Connection, source_id: str) -> dict[str, int]:
     """Code → rows of all days that are rejected now, most frequent first."""
     with ledger_errors("read rejects from"):
         rows = connection.execute(
-            f"WITH {_LATEST}"  # noqa: S608  a constant
             """
             SELECT x.code, count(*)
-            FROM latest l
+            FROM bank_day_registrations(%(source)s) l
             JOIN backfill_partitions p ON p.registration_id = l.id
             JOIN backfill_rejects_now x ON x.partition_id = p.id
             WHERE x.state = 'open' GROUP BY x.code ORDER BY count(*) DESC, x.code
@@ -129,14 +116,13 @@ def days_of_runs(
     """
     with ledger_errors("read progress from"):
         rows = connection.execute(
-            f"WITH {_LATEST}"  # noqa: S608  a constant
             """
             SELECT l.day, coalesce(sum(b.posted_now), 0)::bigint,
                    coalesce(sum(o.duplicates + o.posted - coalesce(b.posted_now, 0)), 0)::bigint,
                    coalesce(sum(o.conflicts), 0)::bigint,
                    coalesce(sum(CASE WHEN o.status = 'posted' THEN o.rejected ELSE b.rejected END), 0)::bigint,
                    coalesce(sum(o.filtered) FILTER (WHERE o.status = 'posted'), 0)::bigint
-            FROM latest l
+            FROM bank_day_registrations(%(source)s) l
             JOIN backfill_partition_outcomes o ON o.registration_id = l.id
             LEFT JOIN LATERAL (SELECT sum(posted) FILTER (WHERE run_id = ANY(%(runs)s)) AS posted_now,
                                       sum(rejected) AS rejected

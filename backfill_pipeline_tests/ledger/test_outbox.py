@@ -39,7 +39,7 @@ def judged(world: World, *verdicts: str) -> None:
             connection,
             delivery,
             [
-                Verdict(item.id, status, None if status == "ACKNOWLEDGED" else "why", 3600)  # type: ignore[arg-type]  # tests name statuses as text
+                Verdict(item.id, status, None if status == "ACKNOWLEDGED" else "why", 3600)
                 for item, status in zip(delivery.items, verdicts, strict=True)
             ],
         )

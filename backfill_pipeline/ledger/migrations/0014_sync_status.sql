@@ -39,3 +39,13 @@ CREATE TABLE sync_status (
 CREATE INDEX dual_ledger_outbox_entries_idx ON dual_ledger_outbox (destination) WHERE kind = 'entry';
 COMMENT ON COLUMN sync_status.complete IS
     'Fetched, proven, posted, acknowledged and reconciled without a break. Every other day is taken up again by the next night.';
+
+-- The latest revision of each day of a bank that was registered.
+CREATE FUNCTION bank_day_registrations(p_source_id text) RETURNS TABLE (id bigint, source_id text, day date)
+LANGUAGE sql STABLE AS $$
+    SELECT DISTINCT ON (r.source_id) r.id, r.source_id, split_part(r.source_id, '@', 2)::date
+    FROM backfill_registrations r
+    -- All days of the bank and nothing else, by the index: A follows @ in ASCII.
+    WHERE r.source_id > p_source_id || '@' AND r.source_id < p_source_id || 'A'
+    ORDER BY r.source_id, r.revision DESC
+$$;
