@@ -27,3 +27,12 @@ Day = Annotated[
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on standard output instead of text.")
 ]
+Actor = Annotated[
+    str | None,
+    typer.Option(
+        "--by",
+        metavar="NAME",
+        help="Who does this, for the audit log; by default BACKFILL_ACTOR, else your user and host.",
+    ),
+]
+Reason = Annotated[str | None, typer.Option(metavar="TEXT", help="Why, for the audit log.")]

@@ -6,8 +6,6 @@ Does not: how a row became a reject, how it is sent again (`stages/replay.py`).
 
 from __future__ import annotations
 
-import getpass
-import socket
 import sys
 import uuid
 from contextlib import AbstractContextManager, nullcontext
@@ -20,6 +18,7 @@ import pyarrow as pa
 from backfill_pipeline.cli.banks import refuse_whole_banks
 from backfill_pipeline.cli.exit_codes import ExitCode
 from backfill_pipeline.cli.output import console, print_json, remarks, state
+from backfill_pipeline.cli.person import person
 from backfill_pipeline.cli.session import Session, named_source, open_session
 from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.definition.scb_days import day_source_id
@@ -144,7 +143,7 @@ def replay(name: str, file: Path, *, as_json: bool) -> ExitCode:
             session.places,
             file,
             run_id=str(uuid.uuid4()),
-            replayed_by=_person(),
+            replayed_by=person(),
             log=lambda message: remarks.print(message, markup=False),
         )
         reconciled = reconcile(open_work(definition, session.places))
@@ -156,13 +155,6 @@ def replay(name: str, file: Path, *, as_json: bool) -> ExitCode:
         return ExitCode.RECONCILIATION_BREAK
     left = report.unchanged + report.counts.rejected + report.counts.conflicts
     return ExitCode.REJECTS_OR_REFUSED if left else ExitCode.CLEAN
-
-
-def _person() -> str:
-    try:
-        return f"{getpass.getuser()}@{socket.gethostname()}"
-    except (KeyError, OSError):  # a user without a name, as in some containers
-        return f"unknown@{socket.gethostname()}"
 
 
 def _as_json(report: ReplayReport, reconciled: ReconciliationReport) -> dict[str, object]:
