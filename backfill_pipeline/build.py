@@ -14,8 +14,10 @@ import dagster as dg
 from backfill_pipeline.definition.catalogue import find_sources
 from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.errors import BackfillError, SourceDefinitionError
+from backfill_pipeline.orchestration.assets.audit import audit_asset
 from backfill_pipeline.orchestration.assets.bank_days import bank_assets
 from backfill_pipeline.orchestration.assets.constraints import constraints_asset
+from backfill_pipeline.orchestration.assets.corrections import corrections_asset
 from backfill_pipeline.orchestration.assets.keys import (
     BANK_TAG,
     CONSTRAINTS_KEY,
@@ -26,9 +28,11 @@ from backfill_pipeline.orchestration.assets.keys import (
 from backfill_pipeline.orchestration.assets.manifest import manifest_asset
 from backfill_pipeline.orchestration.assets.plan import plan_asset
 from backfill_pipeline.orchestration.assets.reconciliation import reconciliation_asset
+from backfill_pipeline.orchestration.assets.seals import seals_asset
 from backfill_pipeline.orchestration.assets.stages import stage_assets
 from backfill_pipeline.orchestration.assets.sync_status import sync_status_asset
 from backfill_pipeline.orchestration.inbox import inbox_sources
+from backfill_pipeline.orchestration.operations.jobs import operation_jobs
 from backfill_pipeline.orchestration.outbox import dispatch_job, outbox_sensor
 from backfill_pipeline.orchestration.resources import LedgerResource
 from backfill_pipeline.orchestration.schedules import nightly_schedule
@@ -64,8 +68,8 @@ def build_defs(
     before = [asset_key(source.id, "posted" if source.scb is None else "reconciliation") for source in usable]
     dispatch = [dispatch_job(banks)] if banks else []
     return dg.Definitions(
-        assets=[*assets, constraints_asset(before)],
-        jobs=[*(job for of_source in jobs.values() for job in of_source), *dispatch],
+        assets=[*assets, constraints_asset(before), audit_asset(), corrections_asset(), seals_asset()],
+        jobs=[*(job for of_source in jobs.values() for job in of_source), *dispatch, *operation_jobs()],
         schedules=[nightly_schedule(bank) for bank in banks],
         sensors=[
             inbox_sensor(usable, [job for source in watched for job in jobs[source.id]]),

@@ -11,9 +11,15 @@ from typing import Annotated, Literal
 
 import typer
 
+from backfill_pipeline.cli.audit_commands import audit_app
 from backfill_pipeline.cli.bank_commands import outbox_app, sync_app
+from backfill_pipeline.cli.correction_commands import corrections_app
+from backfill_pipeline.cli.evidence import evidence_app
 from backfill_pipeline.cli.exit_codes import ExitCode
 from backfill_pipeline.cli.options import Day, Json, Source
+from backfill_pipeline.cli.periods import period_app
+from backfill_pipeline.cli.rollback import rollback
+from backfill_pipeline.cli.seals import seals_app
 
 app = typer.Typer(
     name="backfill",
@@ -35,6 +41,12 @@ app.add_typer(outbox_app, name="outbox")
 app.add_typer(constraints_app, name="constraints")
 app.add_typer(rejects_app, name="rejects")
 app.add_typer(db_app, name="db")
+app.add_typer(evidence_app, name="evidence")
+app.add_typer(corrections_app, name="corrections")
+app.add_typer(audit_app)
+app.add_typer(period_app, name="period")
+app.add_typer(seals_app)
+app.command()(rollback)
 
 
 @app.command()
@@ -101,14 +113,6 @@ def inbox(json: Json = False) -> None:
     from backfill_pipeline.cli.inbox import show_inbox
 
     show_inbox(as_json=json)
-
-
-@app.command()
-def audit(json: Json = False) -> None:
-    """Check the ledger before a backfill: existing entries, inconsistent balances, duplicate references, the schema."""
-    from backfill_pipeline.cli.show import show_audit
-
-    raise typer.Exit(show_audit(as_json=json))
 
 
 @app.command()

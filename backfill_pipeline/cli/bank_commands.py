@@ -134,7 +134,10 @@ def outbox_show(
     kind: Kind = None,
     status: Annotated[
         list[str] | None,
-        typer.Option(metavar="STATUS", help="PENDING, SENT, ACKNOWLEDGED, FAILED or DEAD; several times."),
+        typer.Option(
+            metavar="STATUS",
+            help="PENDING, SENT, ACKNOWLEDGED, FAILED, DEAD, CANCELLED or COMPENSATED; several times.",
+        ),
     ] = None,
     reference: Annotated[str | None, typer.Option(help="Of this entry alone.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="At most so many rows.")] = 50,

@@ -6,20 +6,59 @@ Does not: SQL.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
 from backfill_pipeline.cli.output import console, remarks
 from backfill_pipeline.cli.session import open_session
 from backfill_pipeline.errors import UsageError
-from backfill_pipeline.ledger.migrate import migrate
+from backfill_pipeline.ledger import data_steps
+from backfill_pipeline.ledger.data_steps import Report, StepProgress
+from backfill_pipeline.ledger.migrate import bundled_migrations, data_steps_of, migrate
+from backfill_pipeline.wording import counted
 
 
 def migrate_ledger() -> None:
-    """Applies what is missing of the migrations and says what."""
+    """Applies what is missing of the migrations, does their data steps to the end, and says what."""
     with open_session(migrated=False) as session:
-        applied = migrate(session.connection)
         place = session.endpoint.description
-    for migration in applied:
-        console.print(f"applied {migration.version:04d} {migration.name}")
-    console.print(f"{place} is up to date" if not applied else f"{place} is up to date now", soft_wrap=True)
+        applied = migrate(session.connection)
+        for migration in applied:
+            console.print(f"applied {migration.version:04d} {migration.name}")
+        with _progress_bars() as report:
+            finished = data_steps.run(session.connection, data_steps_of(bundled_migrations()), report)
+    for step in finished:
+        console.print(
+            f"did the data step of {step.version:04d} {step.name}: {counted(step.rows_done, 'row')}"
+            f" in {counted(step.batches, 'batch', 'batches')}"
+        )
+    console.print(f"{place} is up to date{' now' if applied or finished else ''}", soft_wrap=True)
+
+
+@contextmanager
+def _progress_bars() -> Iterator[Report]:
+    """How far data steps are, on standard error."""
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rows]:,} rows"),
+        TimeRemainingColumn(),
+        console=remarks,
+        transient=True,
+    )
+    tasks = {}
+    with progress:
+
+        def report(step: StepProgress) -> None:
+            if step.version not in tasks:
+                name = f"{step.version:04d} {step.name}"
+                tasks[step.version] = progress.add_task(name, total=1.0, rows=0)
+            progress.update(tasks[step.version], completed=step.share, rows=step.rows_done)
+
+        yield report
 
 
 def print_url() -> None:

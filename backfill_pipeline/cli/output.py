@@ -35,15 +35,18 @@ STATE_STYLES = {
     "not tried": "yellow",
     "open": "yellow",
     "not applied": "dim",
+    "rolled back": "yellow",
+    "PAUSED": "yellow",
 }
 
 
 def print_json(value: Mapping[str, object]) -> None:
     """One JSON object on standard output; amounts as strings, times in ISO 8601."""
-    print(json.dumps(value, default=_plain, ensure_ascii=False))
+    print(json.dumps(value, default=plain_value, ensure_ascii=False))
 
 
-def _plain(value: object) -> object:
+def plain_value(value: object) -> object:
+    """What JSON and CSV have no form for: amounts as text, times in ISO 8601."""
     if isinstance(value, Decimal):
         return format(value, "f")
     if isinstance(value, date):  # a moment is one too

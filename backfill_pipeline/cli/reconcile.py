@@ -14,7 +14,13 @@ from backfill_pipeline.cli.output import console, print_json, state
 from backfill_pipeline.cli.session import named_source, open_session
 from backfill_pipeline.cli.stated import print_stated
 from backfill_pipeline.cli.tables import plain_table
-from backfill_pipeline.stages.reconcile import ReconciliationReport, currency_rows, equation, reconcile
+from backfill_pipeline.stages.reconcile import (
+    ReconciliationReport,
+    corrected_text,
+    currency_rows,
+    equation,
+    reconcile,
+)
 from backfill_pipeline.stages.stated import stated_details
 from backfill_pipeline.stages.work import open_work
 from backfill_pipeline.wording import are, counted
@@ -53,10 +59,11 @@ def _print_text(report: ReconciliationReport) -> None:
     console.print(
         f"[bold]{report.source_id}[/bold]  {state(report.verdict)}  {equation(report)}", soft_wrap=True
     )
+    corrected = corrected_text(report)
     console.print(
         f"  {counted(report.entries_compared, 'entry', 'entries')} and"
         f" {counted(report.opening_entries_compared, 'opening entry', 'opening entries')}"
-        f" compared in every field, {report.seconds:.1f} s"
+        f" compared in every field,{f' {corrected},' if corrected else ''} {report.seconds:.1f} s"
     )
     if report.open_partitions:
         console.print(
@@ -65,6 +72,7 @@ def _print_text(report: ReconciliationReport) -> None:
     if report.breaks:
         console.print(f"  {counted(report.break_count, 'break')}, the first:")
         console.print(plain_table([asdict(one) for one in report.breaks[:_SHOWN]]))
+        console.print(f"  next: backfill corrections propose {report.source_id}")
     if report.account_breaks:
         console.print(
             f"  {counted(report.account_break_count, 'account')} whose balance is not what its entries say, the first:"

@@ -133,13 +133,15 @@ def resume_source(name: str, *, as_json: bool) -> ExitCode:
 def _launcher(
     session: Session, definition: SourceDefinition
 ) -> Iterator[tuple[dg.Definitions, dg.DagsterInstance]]:
-    """Definitions of one source and Dagster's instance, with the runs of killed commands swept."""
+    """Definitions of one source and Dagster's instance, with the runs of killed commands swept, and what they left."""
     with dagster_instance(session) as instance:
         from backfill_pipeline.build import build_defs
         from backfill_pipeline.orchestration.launch import sweep_orphans
+        from backfill_pipeline.orchestration.rollbacks import show_rolled_back
 
         for run_id in sweep_orphans(instance, only_own=True):
             remarks.print(f"run {run_id[:8]} of a killed command is marked as failed")
+        show_rolled_back(instance, session.connection, definition.id)
         yield build_defs({definition.id: definition}), instance
 
 

@@ -1,7 +1,7 @@
-"""`backfill status` and `backfill audit`: what is, without changing anything.
+"""`backfill status`: what is, without changing anything.
 
 Belongs here: gathering and printing.
-Does not: the queries (`ledger/status.py`, `ledger/audit.py`).
+Does not: the queries (`ledger/status.py`).
 """
 
 from __future__ import annotations
@@ -11,19 +11,17 @@ from dataclasses import asdict
 
 from rich.markup import escape
 
-from backfill_pipeline.cli.exit_codes import ExitCode
 from backfill_pipeline.cli.output import console, print_json, state
 from backfill_pipeline.cli.session import Session, open_session
-from backfill_pipeline.cli.tables import plain_table
 from backfill_pipeline.definition.scb_days import split_day_source_id
 from backfill_pipeline.ledger import (
-    audit,
     bank_days,
     checkpoints,
     constraints,
     reconciliation,
     registrations,
     rejects,
+    rolled_back,
     status,
 )
 from backfill_pipeline.wording import counted
@@ -78,7 +76,22 @@ def _bank_status(session: Session, source_id: str) -> dict[str, object]:
         "source_id": source_id,
         **asdict(days),
         "rejects_by_code": bank_days.rejects_by_code(session.connection, source_id),
+        "rolled_back": _rolled_back(session, source_id),
     }
+
+
+def _rolled_back(session: Session, source_id: str) -> list[dict[str, object]]:
+    """Rollbacks of which something is not posted again."""
+    return [asdict(one) for one in rolled_back.open_rollbacks(session.connection, source_id)]
+
+
+def _print_rolled_back(source: dict[str, object], partition: str) -> None:
+    found = source["rolled_back"]
+    assert isinstance(found, list)
+    for one in found:
+        span = one["first"] if one["partitions"] == 1 else f"{one['first']} to {one['last']}"
+        console.print(f"  [yellow]{counted(one['partitions'], partition)}[/yellow] ({span}) ", end="")
+        console.print(one["sentence"], markup=False, soft_wrap=True)
 
 
 def _print_bank(bank: dict[str, object]) -> None:
@@ -92,6 +105,7 @@ def _print_bank(bank: dict[str, object]) -> None:
     console.print("  " + ", ".join(f"{name} {bank[name]:,}" for name in _COUNTS))
     if codes:
         console.print("  rejects: " + ", ".join(f"{code} {count:,}" for code, count in codes.items()))
+    _print_rolled_back(bank, "day")
     console.print(f"  next: backfill sync status {bank['source_id']}")
 
 
@@ -120,6 +134,7 @@ def _source_status(session: Session, source_id: str) -> dict[str, object]:
         "rejects_by_code": rejects.count_by_code(connection, registration.id),
         "reconciliation": verdict.verdict if verdict else "not run",
         "reconciled_at": verdict.reconciled_at if verdict else None,
+        "rolled_back": _rolled_back(session, source_id),
     }
 
 
@@ -151,28 +166,6 @@ def _print_source(source: dict[str, object]) -> None:
     for key, error in list(failed.items())[:_FAILED_SHOWN]:
         console.print(f"  [red]{key}[/red]: ", end="")
         console.print(str(error), markup=False, soft_wrap=True)
-    if failed:
+    _print_rolled_back(source, "partition")
+    if failed or source["rolled_back"]:
         console.print(f"  next: backfill resume {source['source_id']}")
-
-
-def show_audit(*, as_json: bool) -> ExitCode:
-    """§1.1 and §1.2 of the strategy; exit code 1 when something stands against a backfill."""
-    with open_session() as session:
-        found = audit.audit(session.connection)
-    if as_json:
-        print_json({**asdict(found), "clean": found.clean})
-        return ExitCode.CLEAN if found.clean else ExitCode.FAILED
-    console.print(
-        f"entries                {found.entries:,}"
-        + (f"  ({found.earliest} to {found.latest})" if found.earliest else "")
-    )
-    console.print(f"accounts               {found.accounts:,}")
-    console.print(f"inconsistent balances  {found.inconsistent_balances:,}")
-    if found.inconsistent_sample:
-        console.print(plain_table([asdict(offender) for offender in found.inconsistent_sample]))
-    console.print(f"duplicate references   {found.duplicate_references:,}")
-    console.print(
-        f"schema                 {'complete' if not found.missing else 'missing: ' + ', '.join(found.missing)}"
-    )
-    console.print(f"balance constraints    {state(found.constraints)}")
-    return ExitCode.CLEAN if found.clean else ExitCode.FAILED

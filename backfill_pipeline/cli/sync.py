@@ -150,9 +150,12 @@ def run_sync(
     with open_session(meanwhile=_HEAVY) as session, dagster_instance(session) as instance:
         from backfill_pipeline.build import build_defs
         from backfill_pipeline.orchestration.launch import sweep_orphans
+        from backfill_pipeline.orchestration.rollbacks import show_rolled_back
 
         for run_id in sweep_orphans(instance, only_own=True):
             remarks.print(f"run {run_id[:8]} of a killed command is marked as failed")
+        for bank in banks:
+            show_rolled_back(instance, session.connection, bank.id)
         defs = build_defs({bank.id: bank for bank in banks})
         launcher = _Launcher(session, instance, defs, refetch, quiet=as_json)
         results = [launcher.sync(bank, spans[bank.id], now, is_last=bank is banks[-1]) for bank in banks]

@@ -17,7 +17,8 @@ def plain_table(rows: Sequence[Mapping[str, object]]) -> Table:
     from rich.text import Text
 
     table = Table(box=None, pad_edge=True, header_style="bold")
-    for name, value in rows[0].items() if rows else ():
+    for name in rows[0] if rows else ():
+        value = next((row[name] for row in rows if row[name] is not None), None)
         table.add_column(
             name.replace("_", " "), justify="right" if isinstance(value, (int, float, Decimal)) else "left"
         )

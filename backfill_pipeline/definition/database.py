@@ -30,8 +30,8 @@ def _one_or_more(value: object) -> object:
 class DatabaseSection(Model):
     """Where the rows are, and the key in whose order they are read.
 
-    Where the database is, and how long it may take, is no part of what rows become: these keys are left out of the
-    mapping's hash.
+    Where the database is, how long it may take and where rows are mapped is no part of what they become: these keys are
+    left out of the mapping's hash.
     """
 
     url_env: Annotated[str, AfterValidator(_variable_name)] | None = Field(default=None, exclude=True)
@@ -42,6 +42,7 @@ class DatabaseSection(Model):
     columns: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
     where: Name | None = None
     float_decimals: dict[Name, Annotated[int, between(0, 18)]] = Field(default_factory=dict)
+    in_database: bool = Field(default=False, exclude=True)
     connect_timeout_s: Annotated[int, between(1, 600)] = Field(default=10, exclude=True)
     statement_timeout_s: Annotated[int, between(1, 86_400)] = Field(default=600, exclude=True)
 
@@ -54,6 +55,10 @@ class DatabaseSection(Model):
         for key in ("columns", "where"):
             if self.query is not None and getattr(self, key) is not None:
                 raise problem("is only for a table: say it in the query", key)
+        if self.in_database and (self.url_env is None or self.table is None or self.columns is not None):
+            raise problem(
+                "is only for a whole table (table, without columns) of a server (url_env)", "in_database"
+            )
         for key, names in (("key", self.key), ("columns", self.columns or ())):
             if repeated := next((one for one in names if names.count(one) > 1), None):
                 raise problem("names a column twice", key, repeated)

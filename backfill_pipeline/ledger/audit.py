@@ -1,85 +1,129 @@
-"""The strategy's audit before a backfill (§1.1) and check of the schema (§1.2).
+"""The audit: everything about a ledger that can be held against itself, in one snapshot.
 
-Belongs here: read-only checks with a plain outcome.
-Does not: fixing anything.
+It has the strategy's audit before a backfill (§1.1), its check of the schema (§1.2) and of stalled checkpoints
+(§Monitoring), and what an auditor asks beyond.
+
+Belongs here: putting the checks together.
+Does not: the checks (`audit_schema`, `audit_balances`, `audit_backfills`, `audit_controls`), sums (`audit_totals`),
+fixing anything.
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from backfill_pipeline.ledger import constraints
+from backfill_pipeline.ledger.audit_backfills import STALLED_AFTER, backfill_checks
+from backfill_pipeline.ledger.audit_balances import balance_checks
+from backfill_pipeline.ledger.audit_controls import control_checks
+from backfill_pipeline.ledger.audit_schema import missing_parts, present_objects, schema_checks
+from backfill_pipeline.ledger.audit_totals import Totals, totals
+from backfill_pipeline.ledger.balances import CurrencyTotals
 from backfill_pipeline.ledger.connection import Connection, ledger_errors
+from backfill_pipeline.ledger.constraints import Offender
+from backfill_pipeline.ledger.findings import Check, Severity
 
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """Findings. A healthy ledger has no duplicate references, no inconsistent balances and nothing missing.
+    """What the audit found.
 
     Attributes:
+        checks: all of them, with how each ended.
+        totals: per ledger, currency and day.
+        currencies: the trial balance: legs, conversions and balances per currency of the accounts.
         missing: objects of the schema that are not there, by name.
+        constraints: the state of the balance constraints.
+        seconds: that it took.
     """
 
-    entries: int
-    earliest: datetime | None
-    latest: datetime | None
+    checks: tuple[Check, ...]
+    totals: Totals
+    currencies: tuple[CurrencyTotals, ...]
     accounts: int
     inconsistent_balances: int
-    inconsistent_sample: tuple[constraints.Offender, ...]
-    duplicate_references: int
+    inconsistent_sample: tuple[Offender, ...]
     missing: tuple[str, ...]
     constraints: str
+    seconds: float
+
+    @property
+    def entries(self) -> int:
+        """Of all ledgers."""
+        return self.totals.entries
+
+    @property
+    def earliest(self) -> datetime | None:
+        """The first event time."""
+        return self.totals.earliest
+
+    @property
+    def latest(self) -> datetime | None:
+        """The last event time."""
+        return self.totals.latest
+
+    @property
+    def duplicate_references(self) -> int:
+        """References that a ledger has more than once."""
+        return self.check("duplicate_references").count
 
     @property
     def clean(self) -> bool:
-        """Whether nothing stands against a backfill. Inconsistent balances do not: the constraint step reports them."""
-        return not (self.duplicate_references or self.missing)
+        """Whether nothing is broken. Inconsistent balances are not: the constraint step reports them."""
+        return not self.breaks and not self.skipped
+
+    @property
+    def breaks(self) -> tuple[Check, ...]:
+        """Checks that found the ledger broken."""
+        return self.findings(Severity.BREAK)
+
+    @property
+    def skipped(self) -> tuple[Check, ...]:
+        """Checks that could not be made."""
+        return tuple(check for check in self.checks if check.skipped is not None)
+
+    def findings(self, severity: Severity) -> tuple[Check, ...]:
+        """Checks that found something of this severity."""
+        return tuple(check for check in self.checks if check.count and check.severity is severity)
+
+    def check(self, name: str) -> Check:
+        """The check of this name."""
+        return next(check for check in self.checks if check.name == name)
 
 
-def audit(connection: Connection) -> Audit:
-    """Runs §1.1 and §1.2."""
-    with ledger_errors("audit"):
-        entries = connection.execute(
-            "SELECT count(*), min(timestamp_utc), max(timestamp_utc) FROM ledger_entries"
-        ).fetchone()
+def audit(connection: Connection, *, stalled_after: timedelta = STALLED_AFTER) -> Audit:
+    """Makes all checks; reads everything and changes nothing.
+
+    Every check is one statement over whole tables, or a few. Postings go on meanwhile, and do not show.
+
+    Args:
+        connection: to the ledger, not in a transaction. Reading its tables is enough.
+        stalled_after: how old the latest checkpoint of a source in progress may be.
+    """
+    began = time.monotonic()
+    with ledger_errors("audit"), connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        present = present_objects(connection)
+        missing = missing_parts(connection, present)
+        summed = totals(connection)
+        checks = list(schema_checks(connection, present, missing))
+        examined, offending, found = balance_checks(connection, present)
+        checks += found
+        checks += backfill_checks(connection, present, stalled_after=stalled_after)
+        checks += control_checks(connection, present)
         accounts = connection.execute("SELECT count(*) FROM bank_accounts").fetchone()
-        duplicates = connection.execute(
-            "SELECT count(*) FROM"
-            " (SELECT 1 FROM ledger_entries GROUP BY ledger_id, reference_id HAVING count(*) > 1) AS d"
-        ).fetchone()
-        present = connection.execute(
-            # From the catalogue: information_schema hides the constraints of a table from whoever may only read it.
-            "SELECT EXISTS (SELECT 1 FROM pg_constraint WHERE conrelid = 'ledger_entries'::regclass"
-            "               AND contype = 'u' AND conname LIKE '%reference%'),"
-            "       to_regclass('dual_ledger_outbox') IS NOT NULL,"
-            "       EXISTS (SELECT 1 FROM pg_proc"
-            "               WHERE proname = 'post_ledger_entry' AND pg_function_is_visible(oid)),"
-            "       (SELECT count(*) FROM pg_trigger"
-            "        WHERE tgrelid = 'ledger_entries'::regclass AND tgenabled IN ('O', 'A')"
-            "        AND tgname IN ('ledger_entries_apply_balances_on_insert',"
-            "                       'ledger_entries_apply_balances_on_delete', 'ledger_entries_append_only')) = 3",
-            prepare=False,
-        ).fetchone()
-    assert entries is not None
+        state = constraints.state(connection)
     assert accounts is not None
-    assert duplicates is not None
-    assert present is not None
-    offending = constraints.offenders(connection)
-    names = (
-        "idempotency constraint on ledger_entries (ledger_id, reference_id)",
-        "table dual_ledger_outbox",
-        "function post_ledger_entry",
-        "enabled triggers on ledger_entries",
-    )
     return Audit(
-        entries=entries[0],
-        earliest=entries[1],
-        latest=entries[2],
+        checks=tuple(checks),
+        totals=summed,
+        currencies=tuple(examined.currencies),
         accounts=accounts[0],
         inconsistent_balances=offending.offending,
         inconsistent_sample=offending.sample,
-        duplicate_references=duplicates[0],
-        missing=tuple(name for name, there in zip(names, present, strict=True) if not there),
-        constraints=constraints.state(connection),
+        missing=missing,
+        constraints=state,
+        seconds=time.monotonic() - began,
     )

@@ -42,6 +42,14 @@ class ChainFault:
 
 
 @dataclass(frozen=True, slots=True)
+class Head:
+    """The row that was written last: its number is how many there are. No hash before the first one."""
+
+    number: int
+    row_hash: str
+
+
+@dataclass(frozen=True, slots=True)
 class OpenRequest:
     """What one person asked for and another one has yet to confirm."""
 
@@ -103,6 +111,14 @@ def faults(connection: Connection) -> list[ChainFault]:
     with ledger_errors("verify the audit log of"):
         rows = connection.execute("SELECT number, fault FROM audit_log_faults()").fetchall()
     return [ChainFault(*row) for row in rows]
+
+
+def head(connection: Connection) -> Head:
+    """The end of the chain: whoever keeps its hash elsewhere can tell later whether all of it was written anew."""
+    with ledger_errors("read the audit log of"):
+        row = connection.execute("SELECT number, encode(row_hash, 'hex') FROM audit_log_head").fetchone()
+    assert row is not None
+    return Head(*row)
 
 
 def four_eyes(connection: Connection) -> bool:

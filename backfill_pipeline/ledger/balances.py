@@ -158,12 +158,18 @@ def examine(connection: Connection) -> Balances:
     """
     with ledger_errors("sum balances in"), connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        connection.execute(_CONVERTED_LEGS)
-        connection.execute(_SUM_ACCOUNTS)
-        found = [
-            connection.execute(query, [BREAK_SAMPLE]).fetchall() for query in (_BREAKS, _WRONG_CONVERSIONS)
-        ]
-        currencies = connection.execute(_CURRENCIES).fetchall()
+        return examine_snapshot(connection)
+
+
+def examine_snapshot(connection: Connection) -> Balances:
+    """As `examine`, of the snapshot of the caller's transaction, in which nothing was examined before.
+
+    The sums stay until its end: backfill_account_sums (account_id, debits, credits), of every account with a leg.
+    """
+    connection.execute(_CONVERTED_LEGS)
+    connection.execute(_SUM_ACCOUNTS)
+    found = [connection.execute(query, [BREAK_SAMPLE]).fetchall() for query in (_BREAKS, _WRONG_CONVERSIONS)]
+    currencies = connection.execute(_CURRENCIES).fetchall()
     return Balances(
         break_count=sum(rows[0][0] for rows in found if rows),
         breaks=[AccountBreak(*row[1:]) for rows in found for row in rows][:BREAK_SAMPLE],

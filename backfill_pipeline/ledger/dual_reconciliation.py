@@ -21,8 +21,9 @@ import psycopg
 import pyarrow as pa
 
 from backfill_pipeline.ledger.connection import Connection, ledger_errors
-from backfill_pipeline.ledger.posting import OPENING_ORIGIN
+from backfill_pipeline.ledger.posting import OPENING_ORIGIN, ROLLBACK_ORIGIN
 from backfill_pipeline.ledger.read_back import read_entries
+from backfill_pipeline.ledger.reversed_references import current_references
 
 SERVED_SCHEMA: Final = pa.schema(
     [("source_row", pa.int64()), ("reference_id", pa.string()), ("left_out", pa.string())]
@@ -50,23 +51,32 @@ SET LOCAL enable_seqscan = off;
 
 # Entries of the day: booked on it, or posted by its own batches whenever they say that they were booked. Whose they are
 # is what their batch says, and for those without one, what was noted of them when they were posted. Entries that
-# another day of a bank brought are that day's. The ledger's id is hidden from the planner: by the unique index, it
-# would read all years of the ledger instead of the day.
+# another day of a bank brought are that day's. What was reversed, and what reverses it, are nobody's: a bank's entry is
+# not here any more then, until it is posted again, and ours were either taken back before the bank heard of them, or
+# are there like here. The ledger's id is hidden from the planner: by the unique index, it would read all years of the
+# ledger instead of the day.
 _DAY: Final = """
 INSERT INTO dual_day
 SELECT reference_id, currency_code, amount, whose
 FROM (SELECT e.reference_id, e.currency_code, e.amount,
              CASE WHEN e.batch_id = ANY (%(batches)s) THEN 'bank'
-                  WHEN b.origin = %(opening)s THEN 'nobody'
+                  WHEN b.origin IN (%(opening)s, %(rollback)s) THEN 'nobody'
+                  WHEN b.rollback_id IS NOT NULL AND b.origin = %(bank)s THEN 'nobody'
+                  WHEN (b.rollback_id IS NOT NULL OR b.kind = 'reversal')
+                   AND EXISTS (SELECT FROM dual_ledger_outbox o
+                               WHERE o.ledger_id = e.ledger_id AND o.reference_id = e.reference_id
+                                 AND o.destination = %(bank)s AND o.status = 'CANCELLED')
+                  THEN 'nobody'
                   WHEN b.origin = %(bank)s
                   THEN CASE WHEN b.source_id ~ %(day_source)s THEN 'nobody' ELSE 'bank' END
                   WHEN b.id IS NULL AND EXISTS (SELECT FROM dual_ledger_outbox o
                                                 WHERE o.ledger_id = e.ledger_id AND o.reference_id = e.reference_id
-                                                  AND o.destination = %(bank)s AND o.origin = %(bank)s)
+                                                  AND o.destination = %(bank)s AND o.origin = %(bank)s
+                                                  AND NOT o.withdraws AND o.status NOT IN ('CANCELLED', 'COMPENSATED'))
                   THEN 'bank'
                   ELSE 'ours' END AS whose
       FROM ledger_entries e
-      LEFT JOIN backfill_batches b ON b.id = e.batch_id
+      LEFT JOIN backfill_batches_ever b ON b.id = e.batch_id
       WHERE e.ledger_id || '' = %(ledger)s
         AND ((e.timestamp_utc >= %(from)s AND e.timestamp_utc < %(to)s)
              OR (e.batch_id BETWEEN %(low)s AND %(high)s AND e.batch_id = ANY (%(batches)s)))) AS entry
@@ -95,10 +105,11 @@ WITH known AS (
     WHERE day.whose = 'ours'
       AND (%(send)s OR EXISTS (SELECT FROM dual_ledger_outbox o
                                WHERE o.ledger_id = %(ledger)s AND o.reference_id = day.reference_id
-                                 AND o.destination = %(bank)s))
+                                 AND o.destination = %(bank)s
+                                 AND NOT o.withdraws AND o.status NOT IN ('CANCELLED', 'COMPENSATED')))
     UNION ALL
     SELECT o.reference_id, true FROM dual_ledger_outbox o
-    WHERE o.kind = 'entry' AND o.destination = %(bank)s AND o.ledger_id = %(ledger)s
+    WHERE o.kind = 'entry' AND o.destination = %(bank)s AND o.ledger_id = %(ledger)s AND o.status <> 'CANCELLED'
       AND (o.payload ->> 'booked_at') COLLATE "C" >= %(from_text)s
       AND (o.payload ->> 'booked_at') COLLATE "C" < %(to_text)s
 ), ref AS MATERIALIZED (
@@ -115,9 +126,15 @@ FROM ref
 LEFT JOIN LATERAL (SELECT true AS here FROM ledger_entries     -- of another day, or nobody's
                    WHERE NOT ref.here AND ledger_id = %(ledger)s AND reference_id = ref.reference_id
                    LIMIT 1) AS e ON true
+-- The row that says what is so; of ours, else the one that was compensated: the bank has the entry, and its reversal.
 LEFT JOIN LATERAL (SELECT kind, status, created_at, attempts, last_error FROM dual_ledger_outbox
                    WHERE ledger_id = %(ledger)s AND reference_id = ref.reference_id
-                     AND destination = %(bank)s LIMIT 1) AS o ON true
+                     AND destination = %(bank)s AND NOT withdraws AND status NOT IN ('CANCELLED', 'COMPENSATED')
+                   UNION ALL
+                   SELECT kind, status, created_at, attempts, last_error FROM dual_ledger_outbox
+                   WHERE ref.ours AND ledger_id = %(ledger)s AND reference_id = ref.reference_id
+                     AND destination = %(bank)s AND status = 'COMPENSATED'
+                   LIMIT 1) AS o ON true
 """
 
 
@@ -202,6 +219,14 @@ class DaySnapshot:
         self._connection = connection
         self._day = day
 
+    def as_current(self, named: pa.Table) -> pa.Table:
+        """What the bank serves, under the references that it has, or gets, here; any columns with `reference_id`."""
+        ledger = pa.repeat(self._day.ledger_id, named.num_rows)
+        columns = named.column_names
+        if "ledger_id" not in columns:
+            named = named.append_column("ledger_id", ledger)
+        return current_references(self._connection, named).select(columns)
+
     def posted(self, served: pa.Table) -> pa.Table:
         """Entries with these references, whoever posted them (LEDGER_SCHEMA, any order).
 
@@ -233,7 +258,7 @@ class DaySnapshot:
         batches = [
             batch_id
             for (batch_id,) in self._connection.execute(
-                "SELECT id FROM backfill_batches WHERE source_id = %s", [day.source_id]
+                "SELECT id FROM backfill_batches WHERE source_id = %s AND kind <> 'reversal'", [day.source_id]
             ).fetchall()
         ]
         parameters = {
@@ -246,6 +271,7 @@ class DaySnapshot:
             "to_text": f"{day.window_to:%Y-%m-%dT%H:%M:%S}",
             "day_source": _DAY_SOURCE,
             "opening": OPENING_ORIGIN,
+            "rollback": ROLLBACK_ORIGIN,
             "send": day.send_entries,
             "batches": batches,
             "low": min(batches, default=0),
@@ -320,7 +346,7 @@ class DaySnapshot:
         """Those of them that the bank is not known to have, by reference."""
         rows = self._connection.execute(
             "SELECT coalesce(array_agg(reference_id), '{}') FROM dual_told"
-            " WHERE ours AND NOT coalesce(kind = 'entry' AND status = 'ACKNOWLEDGED', false)"
+            " WHERE ours AND NOT coalesce(kind = 'entry' AND status IN ('ACKNOWLEDGED', 'COMPENSATED'), false)"
         ).fetchone()
         assert rows is not None
         return pa.array(rows[0], pa.string())

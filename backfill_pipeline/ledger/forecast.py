@@ -21,12 +21,12 @@ class Recorded:
     """What the recorded batches of a partition account for; nothing, when there are none.
 
     Attributes:
-        last_row: the last source row that a batch covers; None when there is no batch.
+        ranges: first and last source row of each batch, in order.
         read: rows in them; the sum of the next four.
         settled: posted or found to be there: both are duplicates to the next run.
     """
 
-    last_row: int | None = None
+    ranges: tuple[tuple[int, int], ...] = ()
     read: int = 0
     settled: int = 0
     conflicts: int = 0
@@ -37,13 +37,15 @@ def recorded_batches(connection: Connection, partition_id: int) -> Recorded:
     """How far a partition that is not posted is, as of now; a batch under way is not waited for."""
     with ledger_errors("read progress from"):
         row = connection.execute(
-            "SELECT max(last_row), coalesce(sum(read), 0)::bigint, coalesce(sum(posted + duplicates), 0)::bigint,"
+            "SELECT array_agg(first_row ORDER BY first_row), array_agg(last_row ORDER BY first_row),"
+            " coalesce(sum(read), 0)::bigint, coalesce(sum(posted + duplicates), 0)::bigint,"
             " coalesce(sum(conflicts), 0)::bigint, coalesce(sum(rejected), 0)::bigint"
             " FROM backfill_batches WHERE partition_id = %s AND kind = 'entries'",
             [partition_id],
         ).fetchone()
     assert row is not None
-    return Recorded(*row)
+    firsts, lasts, *counts = row
+    return Recorded(tuple(zip(firsts or (), lasts or (), strict=True)), *counts)
 
 
 def recorded_rejects(connection: Connection, registration_id: int) -> list[tuple[int, str, int]]:

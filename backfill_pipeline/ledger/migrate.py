@@ -1,7 +1,10 @@
 """Migrations: plain SQL files, applied in order, each in its own transaction, recorded with a checksum.
 
-Belongs here: applying and verifying `migrations/*.sql`.
-Does not: the SQL itself, or data fixes.
+`NNNN_name.sql` changes the schema. What has to be done to rows that are there is in `NNNN_name.data.sql`, and what may
+be said of the table only afterwards in `NNNN_name.finish.sql`; the release works before these two are done.
+
+Belongs here: finding, verifying and applying migrations.
+Does not: the SQL itself, going through rows (`data_steps.py`).
 """
 
 from __future__ import annotations
@@ -11,42 +14,69 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 
 from backfill_pipeline.errors import LedgerError
+from backfill_pipeline.ledger import data_steps
 from backfill_pipeline.ledger.connection import ADVISORY_LOCK_SPACE, Connection, ledger_errors
+from backfill_pipeline.ledger.data_steps import DataStep, patiently, read_data_step
 
-_NAME = re.compile(r"^(\d{4})_([a-z0-9_]+)\.sql$")
+_NAME = re.compile(r"^(\d{4})_([a-z0-9_]+)(\.data|\.finish)?\.sql$")
 _MIGRATION_LOCK = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One SQL file. `checksum` is the SHA-256 of its bytes."""
+    """One change. `checksum` is the SHA-256 of its file; of several, that of their SHA-256s one after another."""
 
     version: int
     name: str
     checksum: str
     sql: str
+    data_step: DataStep | None = None
 
 
 def bundled_migrations() -> tuple[Migration, ...]:
     """All migrations of this release, by version."""
-    found = []
-    for entry in files(__package__).joinpath("migrations").iterdir():
+    return read_migrations(files(__package__).joinpath("migrations"))
+
+
+def read_migrations(folder: Traversable) -> tuple[Migration, ...]:
+    """The migrations of a folder, by version.
+
+    Raises:
+        LedgerError: a data step does not say what it goes over, or belongs to nothing.
+    """
+    parts: dict[tuple[int, str], dict[str, bytes]] = {}
+    for entry in folder.iterdir():
         if match := _NAME.match(entry.name):
-            content = entry.read_bytes()
-            found.append(
-                Migration(
-                    int(match[1]), match[2], hashlib.sha256(content).hexdigest(), content.decode("utf-8")
-                )
-            )
-    return tuple(sorted(found, key=lambda migration: migration.version))
+            parts.setdefault((int(match[1]), match[2]), {})[match[3] or ""] = entry.read_bytes()
+    return tuple(_migration(version, name, found) for (version, name), found in sorted(parts.items()))
+
+
+def data_steps_of(migrations: Sequence[Migration]) -> list[DataStep]:
+    """What the migrations do to rows that are there."""
+    return [migration.data_step for migration in migrations if migration.data_step is not None]
+
+
+def _migration(version: int, name: str, parts: dict[str, bytes]) -> Migration:
+    if "" not in parts or (".finish" in parts and ".data" not in parts):
+        raise LedgerError(
+            f"migration {version:04d}_{name} has {', '.join(sorted(f'{part}.sql' for part in parts))} without the part"
+            " before it: .sql, then .data.sql, then .finish.sql"
+        )
+    digests = [hashlib.sha256(parts[part]) for part in ("", ".data", ".finish") if part in parts]
+    whole = digests[0] if len(digests) == 1 else hashlib.sha256(b"".join(one.digest() for one in digests))
+    texts = {part: content.decode("utf-8") for part, content in parts.items()}
+    step = read_data_step(version, name, texts[".data"], texts.get(".finish")) if ".data" in texts else None
+    return Migration(version, name, whole.hexdigest(), texts[""], step)
 
 
 def migrate(connection: Connection, migrations: Sequence[Migration] | None = None) -> tuple[Migration, ...]:
     """Brings the ledger's schema up to date; returns what was applied (nothing, when it was up to date).
 
-    Safe to call from several processes at once: a session lock makes the others wait.
+    Safe to call from several processes at once: a session lock makes the others wait. A data step is done only where it
+    is one batch at most; `data_steps.run` does the others.
 
     Raises:
         LedgerError: an applied migration was edited since, or the database is newer than this release.
@@ -60,6 +90,7 @@ def migrate(connection: Connection, migrations: Sequence[Migration] | None = Non
             applied = tuple(migration for migration in migrations if migration.version not in recorded)
             for migration in applied:
                 _apply(connection, migration)
+            data_steps.run_small(connection, data_steps_of(migrations))
         finally:
             if (
                 not connection.closed
@@ -117,9 +148,13 @@ def _check_recorded(migrations: Sequence[Migration], recorded: dict[int, tuple[s
 
 
 def _apply(connection: Connection, migration: Migration) -> None:
-    with connection.transaction():
+    def apply() -> None:
         connection.execute(migration.sql.encode())
+        if migration.data_step is not None:
+            data_steps.register(connection, migration.data_step)
         connection.execute(
             "INSERT INTO ledger_schema_migrations (version, name, checksum) VALUES (%s, %s, %s)",
             [migration.version, migration.name, migration.checksum],
         )
+
+    patiently(connection, apply)

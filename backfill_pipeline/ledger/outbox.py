@@ -19,7 +19,7 @@ KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 RETRIED: Final = ("FAILED", "DEAD", "ACKNOWLEDGED")
 """Statuses of rows that can be given another try: what is PENDING or SENT is tried anyway."""
 
-STATUSES: Final = ("PENDING", "SENT", "ACKNOWLEDGED", "FAILED", "DEAD")
+STATUSES: Final = ("PENDING", "SENT", "ACKNOWLEDGED", "FAILED", "DEAD", "CANCELLED", "COMPENSATED")
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +255,10 @@ def retry(
         done = connection.execute(
             "UPDATE dual_ledger_outbox SET status = 'PENDING', attempts = 0, next_attempt_at = NULL,"
             " acknowledged_at = NULL"
-            " WHERE status = ANY(%(statuses)s) AND (%(bank)s::text IS NULL OR destination = %(bank)s)"
+            # What was reversed, a bank has lost as well: first it gets the entry, then its reversal.
+            " WHERE (status = ANY(%(statuses)s)"
+            "  OR (status = 'COMPENSATED' AND kind = 'entry' AND 'ACKNOWLEDGED' = ANY(%(statuses)s)))"
+            " AND (%(bank)s::text IS NULL OR destination = %(bank)s)"
             " AND (%(kind)s::text IS NULL OR kind = %(kind)s)"
             " AND (%(reference)s::text IS NULL OR reference_id = %(reference)s)",
             chosen,
@@ -298,7 +301,8 @@ def note_as_theirs(connection: Connection, ledger_id: str, bank_id: str, referen
             FROM ledger_entries e
             WHERE e.ledger_id = %(ledger)s AND e.reference_id = ANY(%(references)s)
             ORDER BY e.id
-            ON CONFLICT (ledger_id, reference_id, destination) DO UPDATE
+            ON CONFLICT (ledger_id, reference_id, destination)
+                WHERE NOT withdraws AND status NOT IN ('CANCELLED', 'COMPENSATED') DO UPDATE
             SET origin = excluded.origin, payload = excluded.payload, status = 'PENDING', attempts = 0,
                 next_attempt_at = NULL, last_error = NULL, delivery_id = NULL
             WHERE o.kind = 'entry' AND o.status = 'DEAD'
@@ -320,8 +324,8 @@ def entries_without_row(connection: Connection, ledger_id: str) -> list[Unmatche
             SELECT e.reference_id, coalesce(b.origin, 'LOCAL') AS origin, e.batch_id
             FROM ledger_entries e
             JOIN dual_ledgers l ON l.ledger_id = e.ledger_id
-            LEFT JOIN backfill_batches b ON b.id = e.batch_id
-            WHERE e.ledger_id = %(ledger)s AND coalesce(b.origin, 'LOCAL') <> 'OPENING'
+            LEFT JOIN backfill_batches_ever b ON b.id = e.batch_id
+            WHERE e.ledger_id = %(ledger)s AND coalesce(b.origin, 'LOCAL') NOT IN ('OPENING', 'ROLLBACK')
               AND (l.send_entries OR b.origin = l.bank_id)
         )
         SELECT t.origin, t.batch_id, count(*), (array_agg(t.reference_id ORDER BY t.reference_id))[:%(sample)s]
@@ -335,7 +339,10 @@ def entries_without_row(connection: Connection, ledger_id: str) -> list[Unmatche
 
 
 def rows_without_entry(connection: Connection, ledger_id: str) -> list[Unmatched]:
-    """Rows of the outbox whose entry is not in the ledger, by origin: none, unless somebody removed entries."""
+    """Rows of the outbox whose entry is not in the ledger, by origin: none, unless somebody removed entries.
+
+    Rows that were taken back with their entries, and those that tell a bank so, have none by right.
+    """
     return _unmatched(
         connection,
         """
@@ -343,6 +350,7 @@ def rows_without_entry(connection: Connection, ledger_id: str) -> list[Unmatched
         FROM dual_ledger_outbox o
         LEFT JOIN ledger_entries e ON e.ledger_id = o.ledger_id AND e.reference_id = o.reference_id
         WHERE o.ledger_id = %(ledger)s AND e.id IS NULL
+          AND NOT o.withdraws AND o.status NOT IN ('CANCELLED', 'COMPENSATED')
         GROUP BY o.origin ORDER BY o.origin
         """,
         ledger_id,

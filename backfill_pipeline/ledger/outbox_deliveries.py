@@ -15,12 +15,23 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from backfill_pipeline.errors import TransientLedgerError
 from backfill_pipeline.ledger.connection import ADVISORY_LOCK_SPACE, Connection, ledger_errors
 
 Kind = Literal["acknowledgement", "entry"]
 
 _LISTS: Mapping[str, str] = {"acknowledgement": "acknowledgements", "entry": "entries"}
 _ERROR_CHARACTERS = 500
+_TAKEN_BACK = "rows of the outbox were taken back by a rollback at this moment: the others are claimed anew"
+
+# Rows of `o` that take another one back wait until it is known whether there is something to take back; and an entry of
+# a bank that is posted again waits until the bank knows that it was not.
+_IN_TURN = """AND NOT EXISTS (SELECT FROM dual_ledger_outbox taken WHERE taken.compensated_by = o.id
+                                    AND taken.status IN ('PENDING', 'SENT', 'FAILED'))
+                  AND NOT EXISTS (SELECT FROM dual_ledger_outbox before
+                                  WHERE before.destination = o.destination AND before.id < o.id AND before.withdraws
+                                    AND before.payload ->> 'reference' = o.payload ->> 'reference'
+                                    AND before.status IN ('PENDING', 'SENT', 'FAILED'))"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,24 +86,27 @@ class Verdict:
 def claim_acknowledgements(connection: Connection, bank_id: str, limit: int) -> int:
     """Puts acknowledgements that are due into a new delivery; returns how many, 0 when none is due.
 
-    Several callers at once get different rows.
+    Several callers at once get different rows. What is told of one entry (posted, not posted any more, posted again) is
+    told one after the other, each when the bank has answered the one before it.
     """
     with ledger_errors("claim rows of the outbox in"), connection.transaction():
         rows = connection.execute(
-            """
+            f"""
             WITH again AS MATERIALIZED (
-                SELECT id FROM dual_ledger_outbox
+                SELECT o.id FROM dual_ledger_outbox o
                 WHERE destination = %(bank)s AND kind = 'acknowledgement' AND status = 'FAILED'
                   AND next_attempt_at <= now()
-                ORDER BY next_attempt_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+                  {_IN_TURN}
+                ORDER BY next_attempt_at LIMIT %(limit)s FOR UPDATE OF o SKIP LOCKED
             ), fresh AS MATERIALIZED (
-                SELECT id FROM dual_ledger_outbox
+                SELECT o.id FROM dual_ledger_outbox o
                 WHERE destination = %(bank)s AND kind = 'acknowledgement' AND status IN ('PENDING', 'FAILED')
                   AND status = 'PENDING'
-                ORDER BY id LIMIT %(limit)s - (SELECT count(*) FROM again) FOR UPDATE SKIP LOCKED
+                  {_IN_TURN}
+                ORDER BY o.id LIMIT %(limit)s - (SELECT count(*) FROM again) FOR UPDATE OF o SKIP LOCKED
             )
             SELECT id FROM again UNION ALL SELECT id FROM fresh
-            """,
+            """,  # noqa: S608 - constants of this module only
             {"bank": bank_id, "limit": limit},
         ).fetchall()
         ids = [int(row[0]) for row in rows]
@@ -138,9 +152,11 @@ def due_entries(connection: Connection, bank_id: str, after_id: int, limit: int)
     rows = connection.execute(
         """
         SELECT id, payload ->> 'debit_account', payload ->> 'credit_account', attempts
-        FROM dual_ledger_outbox
+        FROM dual_ledger_outbox o
         WHERE destination = %s AND kind = 'entry' AND status IN ('PENDING', 'FAILED') AND id > %s
           AND (status = 'PENDING' OR next_attempt_at <= now())
+          AND NOT EXISTS (SELECT FROM dual_ledger_outbox taken WHERE taken.compensated_by = o.id
+                            AND taken.status IN ('PENDING', 'SENT', 'FAILED'))
         ORDER BY id LIMIT %s
         """,
         [bank_id, after_id, limit],
@@ -208,7 +224,8 @@ def _deliver(
             **renamed,
         },
     )
-    assert done.rowcount == len(ids), "rows are claimed while they are locked"
+    if done.rowcount != len(ids):
+        raise TransientLedgerError(_TAKEN_BACK)
 
 
 # --- sending ------------------------------------------------------------------------------------------------------
@@ -235,7 +252,8 @@ def lock_delivery(connection: Connection, bank_id: str, kind: Kind) -> Delivery 
         if row is None:
             return None
         items = connection.execute(
-            "SELECT id, reference_id, attempts FROM dual_ledger_outbox"
+            # As the bank knows it, which is how it answers; ours may be another since it was reversed and posted again.
+            "SELECT id, payload ->> 'reference', attempts FROM dual_ledger_outbox"
             " WHERE delivery_id = %s AND status = 'SENT' ORDER BY id",
             [row[0]],
         ).fetchall()
@@ -277,15 +295,29 @@ def judge(connection: Connection, verdicts: Sequence[Verdict], delivery_id: int 
         verdicts: one for each row.
         delivery_id: the delivery that they are in; None for rows that could not be put into any.
     """
-    done = connection.execute(
+    row = connection.execute(
+        # What was rolled back while its request was under way: the bank has it, and will be told that it is taken back;
+        # or it has not, and then it hears of neither.
         """
-        UPDATE dual_ledger_outbox o
-        SET status = v.status, attempts = o.attempts + 1, last_error = v.error,
-            acknowledged_at = CASE v.status WHEN 'ACKNOWLEDGED' THEN clock_timestamp() END,
-            next_attempt_at = clock_timestamp() + v.pause_s * interval '1 second'
-        FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::float8[]) AS v (id, status, error, pause_s)
-        WHERE o.id = v.id AND o.delivery_id IS NOT DISTINCT FROM coalesce(%s, o.delivery_id)
-          AND o.status NOT IN ('ACKNOWLEDGED', 'DEAD')
+        WITH judged AS (
+            UPDATE dual_ledger_outbox o
+            SET status = CASE WHEN o.compensated_by IS NULL THEN v.status
+                              WHEN v.status = 'ACKNOWLEDGED' THEN 'COMPENSATED'
+                              ELSE 'CANCELLED' END,
+                attempts = o.attempts + 1, last_error = v.error,
+                acknowledged_at = CASE v.status WHEN 'ACKNOWLEDGED' THEN clock_timestamp() END,
+                next_attempt_at = CASE WHEN o.compensated_by IS NULL
+                                       THEN clock_timestamp() + v.pause_s * interval '1 second' END
+            FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::float8[]) AS v (id, status, error, pause_s)
+            WHERE o.id = v.id AND o.delivery_id IS NOT DISTINCT FROM coalesce(%s, o.delivery_id)
+              AND o.status NOT IN ('ACKNOWLEDGED', 'DEAD', 'CANCELLED', 'COMPENSATED')
+            RETURNING o.status, o.compensated_by
+        ), needless AS (
+            UPDATE dual_ledger_outbox o SET status = 'CANCELLED', next_attempt_at = NULL
+            FROM judged WHERE o.id = judged.compensated_by AND judged.status = 'CANCELLED'
+              AND o.status IN ('PENDING', 'FAILED')
+        )
+        SELECT count(*) FROM judged
         """,
         [
             [one.id for one in verdicts],
@@ -294,8 +326,9 @@ def judge(connection: Connection, verdicts: Sequence[Verdict], delivery_id: int 
             [one.pause_s if one.status == "FAILED" else None for one in verdicts],
             delivery_id,
         ],
-    )
-    assert done.rowcount == len(verdicts), "every row is judged while it is locked"
+    ).fetchone()
+    if row != (len(verdicts),):
+        raise TransientLedgerError(_TAKEN_BACK)
 
 
 def postpone(connection: Connection, delivery: Delivery, error: str, pause_s: float) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, replace
+from datetime import datetime
 from typing import Final
 
 import psycopg
@@ -17,18 +18,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from backfill_pipeline.errors import LedgerError, TransientLedgerError
-from backfill_pipeline.ledger import checkpoints, rejects, replays, staging
+from backfill_pipeline.ledger import checkpoints, rejects, replays, staging, taken_rows
 from backfill_pipeline.ledger.connection import ADVISORY_LOCK_SPACE, Connection, ledger_errors
-from backfill_pipeline.ledger.entries import COPY_SQL, copy_entries
+from backfill_pipeline.ledger.entries import COPY_SQL
 from backfill_pipeline.ledger.parts import Parts, paired_otherwise
+from backfill_pipeline.ledger.reversed_references import await_rollbacks, current_references
 from backfill_pipeline.ledger.sampling import Sample, take_sample
 from backfill_pipeline.ledger.staging import REFUSED_SCHEMA, SortedOut
+from backfill_pipeline.ledger.taken_rows import IN_DATABASE_PATH, TakenRows, put_entries
 
 LOCAL_ORIGIN: Final = "LOCAL"
 """Of entries that were posted here first."""
 
 OPENING_ORIGIN: Final = "OPENING"
 """Of opening balances, of which no bank is told."""
+
+ROLLBACK_ORIGIN: Final = "ROLLBACK"
+"""Of entries that reverse a bank's own: it is told what that means by the rollback itself."""
 
 # What a batch can meet that its rows, told apart, may still get around.
 ROW_PROBLEMS = (
@@ -97,7 +103,7 @@ RejectWriter = Callable[[pa.Table], pa.Table]
 def post_batch(
     connection: Connection,
     plan: BatchPlan,
-    entries: pa.Table,
+    entries: pa.Table | TakenRows,
     policy: PostingPolicy,
     describe_rejects: RejectWriter,
     *,
@@ -111,7 +117,7 @@ def post_batch(
     Args:
         connection: to the ledger, autocommit, not in a transaction.
         plan: identity of the batch; one that is recorded already is not posted again.
-        entries: VALIDATED_SCHEMA, in source order.
+        entries: VALIDATED_SCHEMA, in source order; or rows that this connection has taken, and which never come here.
         policy: what to do with rows that cannot simply be copied.
         describe_rejects: turns refused rows into reject rows (`rejects.REJECTS_SCHEMA`).
         expect_trouble: go through staging at once, as the batch before had to.
@@ -129,7 +135,16 @@ def post_batch(
             return recorded
         _post_as(connection, plan.origin)
         batch_id = _next_batch_id(connection)
-        path, told = _post_entries(connection, entries, batch_id, policy, expect_trouble=expect_trouble)
+        await_rollbacks(connection)
+        current, current_policy = entries, policy
+        if isinstance(entries, TakenRows):
+            taken_rows.refuse_reversed(connection, entries)
+        else:
+            current, current_policy = as_current(connection, entries, policy)
+        path, told = _post_entries(
+            connection, current, batch_id, current_policy, expect_trouble=expect_trouble
+        )
+        last_id, last_time = _last_of(connection, entries)
         outcome = outcome_of(entries.num_rows, told, policy, path, time.monotonic() - started)
         _record_batch(connection, plan, batch_id, outcome)
         if told.refused.num_rows:
@@ -138,8 +153,8 @@ def post_batch(
             connection,
             plan.source_id,
             plan.source_type,
-            last_id=entries.column("reference_id")[-1].as_py(),
-            last_time=pc.max(entries.column("timestamp_utc")).as_py(),
+            last_id=last_id,
+            last_time=last_time,
             processed=outcome.read,
             successful=outcome.posted + outcome.duplicates,
             failed=outcome.conflicts + outcome.rejected,
@@ -166,8 +181,8 @@ def find_batch(connection: Connection, plan: BatchPlan) -> BatchOutcome | None:
     if (first_row, last_row) != (plan.first_row, plan.last_row):
         raise LedgerError(
             f"rows {plan.first_row} to {plan.last_row} of partition {plan.partition_key} of {plan.source_id} overlap"
-            f" rows {first_row} to {last_row}, which another run posted meanwhile: run it again, it goes on after the"
-            " last posted row"
+            f" rows {first_row} to {last_row}, which another run posted meanwhile: run it again, it goes on with the"
+            " rows that are not posted"
         )
     return BatchOutcome(
         read, posted, duplicates, conflicts, rejected, path, float(seconds), already_recorded=True
@@ -207,8 +222,9 @@ def post_replay(
         path, told = "staging", SortedOut(0, 0, 0, 0, REFUSED_SCHEMA.empty_table())
         if entries.num_rows:
             # Duplicates are told as well: each row has an outcome of its own.
-            telling = replace(policy, skip_duplicates=False)
-            path, told = _post_entries(connection, entries, batch_id, telling, expect_trouble=False)
+            await_rollbacks(connection)
+            current, telling = as_current(connection, entries, replace(policy, skip_duplicates=False))
+            path, told = _post_entries(connection, current, batch_id, telling, expect_trouble=False)
         attempts = replays.with_outcomes(attempts, told.refused, skip_duplicates=policy.skip_duplicates)
         rows = attempts.column("source_row").to_pylist()
         taken_rejected, taken_conflicts = replays.rows_taken(connection, plan.partition_id, rows)
@@ -277,7 +293,9 @@ def post_opening_entries(connection: Connection, source_id: str, entries: pa.Tab
         _lock(connection, f"opening {source_id}")
         _post_as(connection, OPENING_ORIGIN)
         batch_id = _next_batch_id(connection)
-        told = _sort_out(connection, entries, batch_id, PostingPolicy(), None)
+        await_rollbacks(connection)
+        current = current_references(connection, entries)
+        told = _sort_out(connection, current, batch_id, PostingPolicy(), None)
         staging.refuse_unless_duplicates(told, f"opening balances of source {source_id}")
         posted = told.posted
         if posted:
@@ -300,9 +318,16 @@ def post_opening_entries(connection: Connection, source_id: str, entries: pa.Tab
     return posted
 
 
+def _last_of(connection: Connection, entries: pa.Table | TakenRows) -> tuple[str, datetime]:
+    """The last reference of a batch, and its latest event time."""
+    if isinstance(entries, TakenRows):
+        return taken_rows.last_of(connection, entries)
+    return entries.column("reference_id")[-1].as_py(), pc.max(entries.column("timestamp_utc")).as_py()
+
+
 def _post_entries(
     connection: Connection,
-    entries: pa.Table,
+    entries: pa.Table | TakenRows,
     batch_id: int,
     policy: PostingPolicy,
     *,
@@ -317,14 +342,26 @@ def _post_entries(
         or not _copy(connection, entries, batch_id)
     ):
         return "staging", _sort_out(connection, entries, batch_id, policy, sample)
-    return "copy", SortedOut(entries.num_rows, 0, 0, 0, REFUSED_SCHEMA.empty_table())
+    path = IN_DATABASE_PATH if isinstance(entries, TakenRows) else "copy"
+    return path, SortedOut(entries.num_rows, 0, 0, 0, REFUSED_SCHEMA.empty_table())
 
 
-def _copy(connection: Connection, entries: pa.Table, batch_id: int) -> bool:
+def as_current(
+    connection: Connection, entries: pa.Table, policy: PostingPolicy
+) -> tuple[pa.Table, PostingPolicy]:
+    """Entries, and what is left over of their transactions, under the references that they have in the ledger now."""
+    current, together = current_references(connection, entries), policy.together
+    if together is not None and together.left_over.num_rows:
+        left_over = current_references(connection, together.left_over)
+        policy = replace(policy, together=replace(together, left_over=left_over))
+    return current, policy
+
+
+def _copy(connection: Connection, entries: pa.Table | TakenRows, batch_id: int) -> bool:
     """COPY straight into the ledger; False (and nothing posted) when a row of the batch stands in the way."""
     try:
         with connection.transaction():
-            copy_entries(connection, COPY_SQL, entries, batch_id)
+            put_entries(connection, COPY_SQL, entries, batch_id)
     except ROW_PROBLEMS:
         return False
     return True
@@ -332,7 +369,7 @@ def _copy(connection: Connection, entries: pa.Table, batch_id: int) -> bool:
 
 def _sort_out(
     connection: Connection,
-    entries: pa.Table,
+    entries: pa.Table | TakenRows,
     batch_id: int,
     policy: PostingPolicy,
     sample: Sample | None,
@@ -401,18 +438,17 @@ def _record_batch(connection: Connection, plan: BatchPlan, batch_id: int, outcom
     )
 
 
-def last_posted_row(connection: Connection, partition_id: int) -> int | None:
-    """The last source row that a recorded batch of the partition covers; None when there is no batch.
+def posted_ranges(connection: Connection, partition_id: int) -> list[tuple[int, int]]:
+    """First and last source row of every recorded batch of the partition, in order; replays cover no rows of their own.
 
     Waits for a batch that is being committed: a killed run's last one may still be under way on the server, and whoever
     cuts the rest anew must not cut it up once more.
     """
     with ledger_errors("read progress from"), connection.transaction():
         _lock(connection, f"partition {partition_id}")
-        row = connection.execute(
-            "SELECT max(last_row) FROM backfill_batches WHERE partition_id = %s AND kind = 'entries'",
+        rows = connection.execute(
+            "SELECT first_row, last_row FROM backfill_batches WHERE partition_id = %s AND kind = 'entries'"
+            " ORDER BY first_row",
             [partition_id],
-        ).fetchone()
-    assert row is not None
-    last_row: int | None = row[0]
-    return last_row
+        ).fetchall()
+    return [(first_row, last_row) for first_row, last_row in rows]

@@ -17,6 +17,7 @@ from psycopg.types.json import Jsonb
 
 from backfill_pipeline.ledger.connection import Connection, ledger_errors
 from backfill_pipeline.ledger.read_back import read_entries
+from backfill_pipeline.ledger.reversed_references import current_references
 
 # References that are looked for, as COPY takes them.
 _WANTED_SCHEMA = pa.schema(
@@ -75,6 +76,12 @@ def posted_entries(connection: Connection, partition_id: int, *, size_bytes: int
             {"low": min(batch_ids, default=0), "high": max(batch_ids, default=0), "batches": batch_ids},
             size_bytes=size_bytes,
         )
+
+
+def as_current(connection: Connection, expected: pa.Table) -> pa.Table:
+    """What a source says should be in the ledger, under the references that it has there now."""
+    with ledger_errors("read references from"):
+        return current_references(connection, expected)
 
 
 def opening_entry_counts(connection: Connection, source_id: str) -> tuple[int, int]:
@@ -140,11 +147,11 @@ def record(
 
 
 def latest(connection: Connection, registration_id: int) -> Verdict | None:
-    """The newest reconciliation of a registration, or None."""
+    """The newest reconciliation of a registration; None also when what it speaks of was rolled back since."""
     with ledger_errors("read a reconciliation from"):
         row = connection.execute(
             "SELECT verdict, entries_compared, break_count, details, reconciled_at FROM backfill_reconciliations"
-            " WHERE registration_id = %s ORDER BY id DESC LIMIT 1",
+            " WHERE registration_id = %s AND rollback_id IS NULL ORDER BY id DESC LIMIT 1",
             [registration_id],
         ).fetchone()
     return Verdict(*row) if row else None

@@ -53,7 +53,11 @@ class RegistrationPlan:
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """A registered partition."""
+    """A registered partition.
+
+    Attributes:
+        rolled_back: what was posted of it was taken back, and nothing was posted anew since.
+    """
 
     id: int
     key: str
@@ -61,6 +65,7 @@ class Partition:
     valid_rows: int | None
     posted: bool
     error: str | None
+    rolled_back: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -204,8 +204,10 @@ def load(connection: Connection, source_id: str) -> Registration | None:
             return None
         partitions = connection.execute(
             "SELECT id, partition_key, number, first_row, row_count, first_line, byte_offset, byte_length, sha256,"
-            " valid_rows, posted_at IS NOT NULL, error FROM backfill_partitions WHERE registration_id = %s"
-            " ORDER BY number",
+            " valid_rows, posted_at IS NOT NULL, error,"
+            " posted_at IS NULL AND rolled_back_at IS NOT NULL AND NOT EXISTS"
+            "  (SELECT FROM backfill_batches b WHERE b.partition_id = p.id AND b.posted_at >= p.rolled_back_at)"
+            " FROM backfill_partitions p WHERE registration_id = %s ORDER BY number",
             [row[0]],
         ).fetchall()
         files = source_files.load(connection, row[0])

@@ -34,6 +34,7 @@ from backfill_pipeline.ledger.posting import (
     BatchOutcome,
     PostingPolicy,
     RejectWriter,
+    as_current,
     outcome_of,
 )
 from backfill_pipeline.ledger.rehearsal_tables import (
@@ -42,6 +43,7 @@ from backfill_pipeline.ledger.rehearsal_tables import (
     RehearsalTables,
     rehearsal_tables,
 )
+from backfill_pipeline.ledger.reversed_references import current_references
 from backfill_pipeline.ledger.staging import Destination, SortedOut
 
 _UNKNOWN_ACCOUNT = "unknown_account"
@@ -138,7 +140,7 @@ class Rehearsal:
             with self.connection.transaction():
                 told = staging.sort_out(
                     self.connection,
-                    entries,
+                    current_references(self.connection, entries),
                     OPENING,
                     create_unknown_accounts=False,
                     destination=self._destination,
@@ -182,6 +184,8 @@ class Rehearsal:
         started = time.monotonic()
         rejects = None
         with _rehearsed():
+            with self.connection.transaction():
+                entries, policy = as_current(self.connection, entries, policy)
             named = self._meet_named(entries)
             path, told = "copy", SortedOut(entries.num_rows, 0, 0, 0, staging.REFUSED_SCHEMA.empty_table())
             if (

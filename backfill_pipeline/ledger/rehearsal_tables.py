@@ -1,8 +1,9 @@
 """The tables of a rehearsal: temporary ones with the names of the ledger's, in the session's own schema.
 
 `ledger_entries` is a view of what the ledger holds and what was rehearsed, `bank_accounts` are the accounts that were
-named, as the ledger has them. The trigger that moves balances and the function that settles balance constraints are
-copied from the ledger's catalogue, text for text: without a search path of their own they work on these tables.
+named, as the ledger has them. The triggers that refuse closed periods and move balances, and the function that settles
+balance constraints, are copied from the ledger's catalogue, text for text: without a search path of their own they
+work on these tables.
 
 Belongs here: making these tables, in a ledger or where there is none yet.
 Does not: filling them (`rehearsal`), adding them up (`outlook`).
@@ -30,7 +31,13 @@ OPENING = 0
 
 # Above every id that the ledger gives, and counting upwards, which is what an index takes fastest.
 _FIRST_ID = 1 << 62
-_FUNCTIONS = ("ledger_entries_apply_balances", "backfill_settle_balances")
+_FUNCTIONS = (
+    "ledger_entries_keep_to_open_periods",
+    "ledger_entries_apply_balances",
+    "backfill_settle_balances",
+)
+# pg_trigger.tgtype of BEFORE INSERT FOR EACH ROW: what fills columns that follow from others.
+_FILLS_ROWS = 1 | 2 | 4
 # Pages of temporary tables that are kept in memory.
 _TEMP_BUFFERS = "64MB"
 _SCRATCH_SCHEMA = "backfill_rehearsal"
@@ -54,7 +61,10 @@ CREATE TEMP VIEW {accounts} AS
     SELECT id, currency_code, balance, available_balance, reserved_balance FROM {ledger}.bank_accounts now
     WHERE NOT EXISTS (SELECT 1 FROM bank_accounts met WHERE met.id = now.id);
 """
-_CREATE_TRIGGER = """
+_CREATE_TRIGGERS = """
+CREATE TRIGGER ledger_entries_admit_on_insert AFTER INSERT ON {entries}
+    REFERENCING NEW TABLE AS changed_entries FOR EACH STATEMENT
+    EXECUTE FUNCTION pg_temp.ledger_entries_keep_to_open_periods();
 CREATE TRIGGER ledger_entries_apply_balances_on_insert AFTER INSERT ON {entries}
     REFERENCING NEW TABLE AS new_entries FOR EACH STATEMENT
     EXECUTE FUNCTION pg_temp.ledger_entries_apply_balances()
@@ -115,6 +125,11 @@ def _make(connection: Connection, *, in_one_transaction: bool) -> RehearsalTable
             " WHERE pronamespace = current_schema()::regnamespace AND proname = ANY(%s)",
             [list(_FUNCTIONS)],
         ).fetchall()
+        fillers = connection.execute(
+            "SELECT t.tgname, p.proname FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid"
+            " WHERE t.tgrelid = 'ledger_entries'::regclass AND t.tgtype = %s AND NOT t.tgisinternal",
+            [_FILLS_ROWS],
+        ).fetchall()
         made = RehearsalTables(
             ledger=sql.Identifier(row[0]),
             account_columns=tuple(sql.Identifier(name) for (name,) in columns),
@@ -134,7 +149,18 @@ def _make(connection: Connection, *, in_one_transaction: bool) -> RehearsalTable
             )
             for name, source, result, settings in functions:
                 connection.execute(_function(name, source, result, settings or []))
-            connection.execute(sql.SQL(_CREATE_TRIGGER).format(entries=sql.Identifier(ENTRIES)))
+            connection.execute(sql.SQL(_CREATE_TRIGGERS).format(entries=sql.Identifier(ENTRIES)))
+            for trigger, function in fillers:
+                connection.execute(
+                    sql.SQL(
+                        "CREATE TRIGGER {} BEFORE INSERT ON {} FOR EACH ROW EXECUTE FUNCTION {}.{}()"
+                    ).format(
+                        sql.Identifier(trigger),
+                        sql.Identifier(ENTRIES),
+                        made.ledger,
+                        sql.Identifier(function),
+                    )
+                )
     return made
 
 

@@ -75,15 +75,20 @@ SELECT f.source_row, (SELECT min(s.source_line) FROM backfill_stated s WHERE s.s
 FROM backfill_found f WHERE NOT f.has_it
 """
 
-# What moves an account with a stated balance. What is not of this source counts by its time.
+# What moves an account with a stated balance. What is not of this source counts by its time. An entry that was reversed
+# and the one that reverses it move nothing between them.
 MOVEMENTS: Final = """
 CREATE TEMP TABLE backfill_movements ON COMMIT DROP AS
 WITH leg AS (
     SELECT e.id, 'debit' AS side, a.number, a.normal_side, e.amount, e.timestamp_utc, e.batch_id, e.source_row
     FROM ledger_entries e JOIN backfill_stated_accounts a ON a.id = e.debit_account_id
+    WHERE NOT EXISTS (SELECT FROM ledger_reversals r WHERE r.entry_id = e.id)
+      AND NOT EXISTS (SELECT FROM ledger_reversals r WHERE r.reversal_entry_id = e.id)
     UNION ALL
     SELECT e.id, 'credit', a.number, a.normal_side, e.amount, e.timestamp_utc, e.batch_id, e.source_row
     FROM ledger_entries e JOIN backfill_stated_accounts a ON a.id = e.credit_account_id
+    WHERE NOT EXISTS (SELECT FROM ledger_reversals r WHERE r.entry_id = e.id)
+      AND NOT EXISTS (SELECT FROM ledger_reversals r WHERE r.reversal_entry_id = e.id)
 )
 SELECT l.number AS account, l.timestamp_utc AS at,
        CASE WHEN o.id IS NULL THEN f.position
@@ -179,6 +184,15 @@ SELECT count(*), count(*) FILTER (WHERE difference <> 0), count(*) FILTER (WHERE
        (SELECT difference FROM backfill_compared ORDER BY position DESC LIMIT 1),
        (SELECT count(*) FROM backfill_stated)
 FROM backfill_compared
+"""
+
+# Accounts that differ at their last row, and the latest time that the source's own entries have on them.
+ENDINGS: Final = """
+SELECT a.id, c.source_row, c.source_line, c.stated, c.ledger,
+       (SELECT max(m.at) FROM backfill_movements m WHERE m.account = c.account AND m.position IS NOT NULL)
+FROM backfill_compared c JOIN backfill_stated_accounts a ON a.number = c.account
+WHERE c.is_last AND c.difference <> 0
+ORDER BY a.id LIMIT %(limit)s
 """
 
 # Of the rows since the one before, the first that may be to blame: the row itself, one that states no balance of

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
@@ -82,6 +83,22 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Ending:
+    """An account whose last stated balance is not the ledger's; both on the account's normal side.
+
+    Attributes:
+        as_of: the latest event time of the source's own entries on the account; None without any.
+    """
+
+    account_id: str
+    source_row: int
+    source_line: int
+    stated: Decimal
+    ledger: Decimal
+    as_of: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """Stated balances against the ledger's. `steps` are the first of `step_count`.
 
@@ -92,6 +109,7 @@ class Comparison:
         smallest, largest: of the differences that are not zero, on the accounts' normal sides; None without any.
         last: the difference at the last row of all; None when nothing was compared.
         unknown: rows that state a balance of an account that the ledger does not have.
+        endings: the first of the accounts that differ at their last row.
     """
 
     compared: int
@@ -104,6 +122,7 @@ class Comparison:
     last: Decimal | None
     unknown: int
     steps: list[Step]
+    endings: list[Ending]
 
 
 class RunningBalances:
@@ -136,12 +155,13 @@ class RunningBalances:
                 rows.append_column("position", position).select(types.names).cast(types),
             )
 
-    def compare(self, registration_id: int, *, step_limit: int) -> Comparison:
+    def compare(self, registration_id: int, *, step_limit: int, ending_limit: int = 0) -> Comparison:
         """Compares everything that was added.
 
         Args:
             registration_id: of the source; all its partitions are posted.
             step_limit: how many steps are told one by one.
+            ending_limit: how many accounts that differ at their last row.
         """
         connection = self._connection
         given = {
@@ -165,6 +185,7 @@ class RunningBalances:
             totals
         )
         rows = connection.execute(sql.STEPS, {"limit": step_limit, "lowest": -(2**63)}).fetchall()
+        endings = connection.execute(sql.ENDINGS, {"limit": ending_limit}).fetchall()
         return Comparison(
             compared,
             differing,
@@ -176,6 +197,7 @@ class RunningBalances:
             last,
             stated - compared,
             [_step(*row) for row in rows],
+            [Ending(*row) for row in endings],
         )
 
     def _run(self, statements: str, given: Mapping[str, object]) -> None:

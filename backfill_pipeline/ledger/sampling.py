@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from backfill_pipeline.ledger.connection import Connection
+from backfill_pipeline.ledger.taken_rows import TakenRows, references_at
 
 # One reference in a hundred taken: nine batches of ten are found out. Look-ups of a whole sample take a millisecond.
 SAMPLE_ROWS = 200
@@ -45,22 +46,27 @@ class Sample:
     last_block: int
 
 
-def take_sample(connection: Connection, entries: pa.Table) -> Sample:
+def take_sample(connection: Connection, entries: pa.Table | TakenRows) -> Sample:
     """Looks up evenly spaced references of a batch, the first and the last among them.
 
     Args:
         connection: inside the batch's transaction.
-        entries: VALIDATED_SCHEMA, at least one row.
+        entries: VALIDATED_SCHEMA, or taken rows; at least one row.
     """
+    ledgers, references = _chosen(connection, entries)
+    found = connection.execute(_LOOK_UP, [ledgers, references]).fetchone()
+    assert found is not None
+    count, first, final = found
+    margin = (final - first) // _MARGIN + 1
+    return Sample(len(references), count, max(0, first - margin), final + margin)
+
+
+def _chosen(connection: Connection, entries: pa.Table | TakenRows) -> tuple[list[str], list[str]]:
+    if isinstance(entries, TakenRows):
+        return references_at(connection, entries, SAMPLE_ROWS)
     last = entries.num_rows - 1
     step = max(1, -(-last // (SAMPLE_ROWS - 1)))
     rows = entries.select(["ledger_id", "reference_id"]).take(
         pa.array([*range(0, last, step), last], pa.int64())
     )
-    found = connection.execute(
-        _LOOK_UP, [rows.column("ledger_id").to_pylist(), rows.column("reference_id").to_pylist()]
-    ).fetchone()
-    assert found is not None
-    count, first, final = found
-    margin = (final - first) // _MARGIN + 1
-    return Sample(rows.num_rows, count, max(0, first - margin), final + margin)
+    return rows.column("ledger_id").to_pylist(), rows.column("reference_id").to_pylist()

@@ -22,7 +22,7 @@ from psycopg import sql
 from backfill_pipeline.errors import LedgerError
 from backfill_pipeline.ledger.connection import Connection
 from backfill_pipeline.ledger.constraints import balance_constraints_in_force
-from backfill_pipeline.ledger.entries import COPY_COLUMNS, STAGING_COPY_SQL, copy_entries
+from backfill_pipeline.ledger.entries import COPY_COLUMNS, STAGING_COPY_SQL
 from backfill_pipeline.ledger.join_methods import JOIN_AS_USUAL, JOIN_BY_HASH
 from backfill_pipeline.ledger.known_entries import (
     ACCOUNTS_IMPOSSIBLE,
@@ -34,6 +34,7 @@ from backfill_pipeline.ledger.known_entries import (
 )
 from backfill_pipeline.ledger.parts import LEDGER_ENTRIES, Parts, refuse_parts
 from backfill_pipeline.ledger.sampling import Sample
+from backfill_pipeline.ledger.taken_rows import TakenRows, put_entries
 
 REFUSED_SCHEMA = pa.schema(
     [
@@ -113,10 +114,16 @@ ORDER BY account_id, source_row
 ON CONFLICT (id) DO NOTHING
 """
 
+# As the trigger on ledger_entries has it; rows are looked at one by one only where a period is closed at all.
+_PERIOD_CLOSED = (
+    "(SELECT EXISTS (SELECT 1 FROM ledger_periods)) AND EXISTS (SELECT 1 FROM ledger_periods p"
+    " WHERE p.ledger_id = s.ledger_id AND p.month = ledger_month(s.timestamp_utc))"
+)
+
 # The rows whose reference the ledger does not have, in two steps. A row that could not be an entry whatever the ledger
 # holds (its amount, its rate, one account on both sides) is rejected for that. Any other row repeats an entry when an
 # earlier row of the batch with that reference is acceptable by itself (the "winner"); an unacceptable row takes no
-# reference. That is the order in which the database looks at a single row: checks, unique key, accounts.
+# reference. That is the order in which the database looks at a single row: checks, unique key, period, accounts.
 _REJECT_UNACCEPTABLE = f"""
 INSERT INTO backfill_verdicts (source_row, verdict, code, field, reason)
 SELECT source_row, 'rejected', code,
@@ -124,8 +131,12 @@ SELECT source_row, 'rejected', code,
             WHEN code IN ('unknown_account', 'same_account') THEN 'debit_account_id'
             WHEN code = 'currency_mismatch' THEN 'currency_code'
             WHEN code = 'amount_out_of_range' THEN 'amount'
+            WHEN code = 'period_closed' THEN 'timestamp_utc'
             ELSE 'fx_rate' END,
        CASE code
+            WHEN 'period_closed' THEN
+                format('is dated %s, and period %s of ledger %s is closed', ledger_utc_text(timestamp_utc),
+                       to_char(ledger_month(timestamp_utc), 'YYYY-MM'), ledger_id)
             WHEN 'unknown_account' THEN
                 format('account %s does not exist',
                        CASE WHEN debit_currency IS NULL THEN debit_account_id ELSE credit_account_id END)
@@ -135,11 +146,13 @@ SELECT source_row, 'rejected', code,
             WHEN 'amount_out_of_range' THEN format('amount %s is not allowed', amount)
             WHEN 'fx_rate_out_of_range' THEN format('fx_rate %s is not allowed', fx_rate)
             ELSE format('moves between %s and %s and has no fx_rate', debit_currency, credit_currency) END
-FROM (SELECT s.source_row, s.debit_account_id, s.credit_account_id, s.currency_code, s.amount, s.fx_rate,
+FROM (SELECT s.source_row, s.ledger_id, s.debit_account_id, s.credit_account_id, s.currency_code, s.amount,
+             s.fx_rate, s.timestamp_utc,
              debit.currency_code AS debit_currency, credit.currency_code AS credit_currency,
              CASE WHEN {AMOUNT_IMPOSSIBLE} THEN 'amount_out_of_range'
                   WHEN {FX_RATE_IMPOSSIBLE} THEN 'fx_rate_out_of_range'
                   WHEN {ACCOUNTS_IMPOSSIBLE} THEN 'same_account'
+                  WHEN {_PERIOD_CLOSED} THEN 'period_closed'
                   WHEN debit.id IS NULL OR credit.id IS NULL THEN 'unknown_account'
                   WHEN s.currency_code NOT IN (debit.currency_code, credit.currency_code) THEN 'currency_mismatch'
                   WHEN debit.currency_code <> credit.currency_code AND s.fx_rate IS NULL THEN 'fx_rate_missing'
@@ -209,7 +222,7 @@ TO STDOUT (FORMAT csv)
 
 def sort_out(
     connection: Connection,
-    entries: pa.Table,
+    entries: pa.Table | TakenRows,
     batch_id: int,
     *,
     create_unknown_accounts: bool,
@@ -222,7 +235,7 @@ def sort_out(
 
     Args:
         connection: inside the batch's transaction.
-        entries: VALIDATED_SCHEMA; `source_row` is unique.
+        entries: VALIDATED_SCHEMA, `source_row` is unique; or rows that this connection has taken.
         batch_id: stored with every entry.
         create_unknown_accounts: open the accounts that entries name and the ledger lacks, in the entry's currency.
         together: what the entries are parts of; see `PostingPolicy`.
@@ -242,7 +255,7 @@ def sort_out(
     # Twice in one transaction is possible (opening balances in tests), so the tables are emptied, not assumed empty.
     # By DELETE: it costs nothing when they are, while TRUNCATE would make new files and catalogue rows for each batch.
     connection.execute("DELETE FROM backfill_staging; DELETE FROM backfill_verdicts")
-    copy_entries(connection, STAGING_COPY_SQL, entries, batch_id)
+    put_entries(connection, STAGING_COPY_SQL, entries, batch_id)
     dropped = meet_ledger(connection, entries.num_rows, sample, drop_duplicates=not tell_duplicates)
     if dropped == entries.num_rows:
         return SortedOut(0, dropped, 0, 0, REFUSED_SCHEMA.empty_table())

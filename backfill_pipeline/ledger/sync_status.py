@@ -243,6 +243,7 @@ def count_day(connection: Connection, day_source_id: str, registration_id: int, 
             "SELECT count(*), max(o.acknowledged_at) FROM ledger_entries e CROSS JOIN LATERAL"
             " (SELECT acknowledged_at FROM dual_ledger_outbox o WHERE o.ledger_id = e.ledger_id"
             "  AND o.reference_id = e.reference_id AND o.destination = %(bank)s AND o.status = 'ACKNOWLEDGED'"
+            "  AND NOT o.withdraws AND o.status NOT IN ('CANCELLED', 'COMPENSATED')"
             "  LIMIT 1) o"
             " WHERE e.batch_id BETWEEN %(low)s AND %(high)s AND e.batch_id = ANY (%(batches)s)",
             {
@@ -371,6 +372,8 @@ def reopened_days(connection: Connection, source_id: str, bank_id: str, timezone
             "SELECT DISTINCT s.day FROM dual_ledger_outbox o"
             " JOIN sync_status s ON s.day = ((o.payload->>'booked_at')::timestamptz AT TIME ZONE %(zone)s)::date"
             " WHERE o.destination = %(bank)s AND o.kind = 'entry' AND s.source_id = %(source)s AND s.complete"
+            # What was taken back is told by the row that takes it back, or not at all.
+            " AND o.status NOT IN ('CANCELLED', 'COMPENSATED')"
             " AND (o.status <> 'ACKNOWLEDGED' OR greatest(o.created_at, o.acknowledged_at) > s.reconciled_at)",
             {"zone": timezone, "bank": bank_id, "source": source_id},
         ).fetchall()

@@ -190,7 +190,7 @@ def _execute(
             **process_tags(),
         },
         asset_selection=selection,
-        remote_job_origin=_origin(job_name),
+        remote_job_origin=job_origin(job_name),
     )
     outcome = LaunchedRun(run.run_id, success=False)
     try:
@@ -221,7 +221,7 @@ def process_tags() -> dict[str, str]:
     }
 
 
-def _origin(job_name: str) -> RemoteJobOrigin:
+def job_origin(job_name: str) -> RemoteJobOrigin:
     """Where the UI finds the job's code: what workspace.yaml says."""
     (location,) = ModuleTarget(
         module_name="backfill_pipeline.definitions",

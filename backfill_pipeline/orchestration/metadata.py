@@ -22,13 +22,15 @@ TABLE_ROWS = 20
 Metadata = Mapping[str, dg.MetadataValue | str | int | float | bool]
 
 
-def table(rows: Sequence[Mapping[str, object]]) -> dg.TableMetadataValue | None:
+def table(
+    rows: Sequence[Mapping[str, object]], *, rows_max: int = TABLE_ROWS
+) -> dg.TableMetadataValue | None:
     """The first rows as a table of text; None when there are none."""
     if not rows:
         return None
     records = [
         dg.TableRecord({key: "" if value is None else str(value) for key, value in row.items()})
-        for row in rows[:TABLE_ROWS]
+        for row in rows[:rows_max]
     ]
     schema = dg.TableSchema([dg.TableColumn(name, "string") for name in rows[0]])
     return dg.MetadataValue.table(records, schema)

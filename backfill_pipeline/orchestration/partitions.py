@@ -6,12 +6,18 @@ Does not: deciding what the partitions are (`stages/manifest.py`).
 
 from __future__ import annotations
 
+from typing import Final, Literal
+
 import dagster as dg
 
 from backfill_pipeline.definition.scb import ScbSection
 from backfill_pipeline.ledger.registrations import Registration
 from backfill_pipeline.orchestration.assets.keys import asset_key
 from backfill_pipeline.stages.prepare import STAGES
+
+PartitionState = Literal["materialized", "failed", "running"]
+
+_RUNS_AT_ONCE: Final = 100
 
 
 def partitions_name(source_id: str) -> str:
@@ -48,14 +54,36 @@ def sync_partitions(instance: dg.DagsterInstance, registration: Registration) ->
     instance.add_dynamic_partitions(name, wanted)
 
 
+def partition_states(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, PartitionState]:
+    """Partition key → what Dagster shows of it, for those that were materialized or tried; the latest try counts."""
+    states: dict[str, PartitionState] = dict.fromkeys(
+        instance.get_materialized_partitions(key), "materialized"
+    )
+    tries = instance.event_log_storage.get_latest_asset_partition_materialization_attempts_without_materializations(
+        key
+    )
+    run_ids = sorted({run_id for run_id, _ in tries.values()})
+    runs: dict[str, dg.DagsterRunStatus] = {}
+    for start in range(0, len(run_ids), _RUNS_AT_ONCE):
+        wanted = dg.RunsFilter(run_ids=run_ids[start : start + _RUNS_AT_ONCE])
+        runs |= {run.run_id: run.status for run in instance.get_runs(wanted)}
+    for partition, (run_id, _) in tries.items():
+        status = runs.get(run_id)
+        if status is dg.DagsterRunStatus.FAILURE:
+            states[partition] = "failed"
+        elif status not in (None, dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.SUCCESS):
+            states[partition] = "running"
+    return states
+
+
 def show_posted(instance: dg.DagsterInstance, registration: Registration) -> list[str]:
     """Shows partitions as materialized that the ledger has in full and Dagster does not know of; returns them.
 
     A run that is killed between its last commit and its event leaves such a one: the ledger is the truth.
     """
     posted = [partition.key for partition in registration.partitions if partition.posted]
-    shown = instance.get_materialized_partitions(asset_key(registration.source_id, "posted"))
-    unknown = [key for key in posted if key not in shown]
+    shown = partition_states(instance, asset_key(registration.source_id, "posted"))
+    unknown = [key for key in posted if shown.get(key) not in ("materialized", "running")]
     for key in unknown:
         for stage in STAGES:
             instance.report_runless_asset_event(

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 import dagster as dg
 from pydantic import PrivateAttr
 
+from backfill_pipeline.definition.catalogue import resolve_source
+from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.ledger.connection import connect
 from backfill_pipeline.ledger.migrate import migrate
 from backfill_pipeline.local.allocator import give_large_blocks_back
@@ -43,3 +45,13 @@ class LedgerResource(dg.ConfigurableResource["LedgerResource"]):
         """Where ledger, intermediates and reject files are."""
         assert self._places is not None, "the resource is used outside a run"
         return self._places
+
+
+def source_definition(name: str) -> SourceDefinition:
+    """The source of this id, as its file says now; with @ and a day, that day of a bank.
+
+    Raises:
+        UsageError: there is none, or its definition is wrong.
+    """
+    settings = load_settings()
+    return resolve_source(name, settings.sources_dir, settings.registered_sources_dir, register=False)

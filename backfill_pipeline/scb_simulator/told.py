@@ -79,7 +79,8 @@ def answer_once(
 def acknowledge(connection: sqlite3.Connection, book: Book, items: list[object]) -> Outcomes:
     """Keeps acknowledgements.
 
-    An entry that was rejected or filtered may be posted later; one that was posted stays so.
+    An entry that was rejected or filtered may be posted later; one that was posted stays so, unless it is taken back by
+    `rejected` with a reason.
     """
     received_at = _now_text()
 
@@ -98,7 +99,8 @@ def acknowledge(connection: sqlite3.Connection, book: Book, items: list[object])
         if row is not None:
             if row == (sent.status, sent.at, sent.detail):
                 return _outcome(index, sent.reference, "known", 200)
-            if row[0] in ("posted", "duplicate"):
+            # Posted stays posted, unless it is taken back with a reason.
+            if row[0] in ("posted", "duplicate") and not (sent.status == "rejected" and sent.detail):
                 text = f"this entry was acknowledged as {row[0]} already, with other content"
                 return _outcome(index, sent.reference, "conflict", 409, "acknowledged_otherwise", text)
         connection.execute(

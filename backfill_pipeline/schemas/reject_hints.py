@@ -72,6 +72,7 @@ _HINTS: Final[dict[str, str]] = {
     RejectCode.UNKNOWN_ACCOUNT: "Correct the account, or open it in the ledger and replay the row as it is.",
     RejectCode.CURRENCY_MISMATCH: "Correct the currency or the accounts: one of them must be in the entry's currency.",
     RejectCode.FX_RATE_MISSING: "Fill in the rate between the two accounts' currencies.",
+    RejectCode.PERIOD_CLOSED: "Correct its time if that is wrong; else reopen the period, and replay the row as it is.",
     RejectCode.BALANCE_CONSTRAINT: "Post first what the account lacks, then replay the row as it is.",
 }
 

@@ -96,6 +96,7 @@ class RejectCode(StrEnum):
     UNKNOWN_ACCOUNT = "unknown_account"
     CURRENCY_MISMATCH = "currency_mismatch"
     FX_RATE_MISSING = "fx_rate_missing"
+    PERIOD_CLOSED = "period_closed"
     BALANCE_CONSTRAINT = "balance_constraint"
 
     @property
@@ -195,6 +196,7 @@ _EXPLANATIONS: Final[dict[RejectCode, _Explanation]] = {
             RejectCode.UNKNOWN_ACCOUNT: "an account is not in the ledger; add it, or set unknown_accounts: create",
             RejectCode.CURRENCY_MISMATCH: "neither account is in the currency of the entry",
             RejectCode.FX_RATE_MISSING: "an account is in another currency than the entry, which has no fx_rate",
+            RejectCode.PERIOD_CLOSED: "its time lies in a month of its ledger that is closed",
             RejectCode.BALANCE_CONSTRAINT: "posting it would break a balance constraint that is applied",
         },
     ),

@@ -13,6 +13,7 @@ from typing import Final
 from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.sources.capture.captured_reader import CapturedReader
 from backfill_pipeline.sources.database.connect import find_target
+from backfill_pipeline.sources.database.in_place import InPlaceReader
 from backfill_pipeline.sources.database.stream import DatabaseStream
 from backfill_pipeline.sources.files.compressed import content_of
 from backfill_pipeline.sources.files.csv_reader import CsvReader
@@ -97,6 +98,13 @@ def _open(
             names=names,
         )
     if definition.database is not None:
+        if definition.database.in_database:
+            return InPlaceReader(
+                definition.database,
+                definition.columns_read(),
+                captures_dir,
+                registered_sha256=registered_sha256,
+            )
         stream = DatabaseStream(definition.database, definition.columns_read())
         return CapturedReader(stream, captures_dir, registered_sha256=registered_sha256)
     if definition.api is not None:

@@ -202,12 +202,19 @@ def _registering(
 
 
 def _posting(connection: Connection, registration: Registration) -> list[Step]:
-    """Posts partitions that nobody tried, or that were interrupted; those that failed are for people to look at."""
-    untried = [one for one in registration.partitions if not one.posted and not one.error]
+    """Posts partitions that nobody tried, or that were interrupted.
+
+    Those that failed are for people to look at, and those that somebody rolled back are for people to post again.
+    """
+    untried = [one for one in registration.partitions if not (one.posted or one.error or one.rolled_back)]
     posted = sum(one.posted for one in registration.partitions)
     identity = (registration.id, registration.sha256)
     if untried:
-        first, last = untried[0].key, untried[-1].key
+        # A run takes a range: it ends before one that was rolled back.
+        back = [one for one in registration.partitions if one.rolled_back]
+        end = min((one.plan.number for one in back if one.plan.number > untried[0].plan.number), default=None)
+        first = untried[0].key
+        last = [one.key for one in untried if end is None or one.plan.number < end][-1]
         signature = _signature("post", *identity, first, last, posted)
         return [Step("post", signature, first_key=first, last_key=last)]
     if registration.completed_at is None or not registration.partitions:
@@ -224,6 +231,10 @@ def _trouble(connection: Connection, registration: Registration) -> str | None:
     if failed:
         more = f" (and {len(failed) - 1} more partitions)" if len(failed) > 1 else ""
         return f"partition {failed[0].key} was not posted{more}: {failed[0].error}"
+    back = [one.key for one in registration.partitions if one.rolled_back]
+    if back:
+        more = f" (and {len(back) - 1} more partitions)" if len(back) > 1 else ""
+        return f"partition {back[0]} was rolled back{more}: backfill resume {registration.source_id} posts it again"
     verdict = reconciliation.latest(connection, registration.id)
     if verdict is not None and verdict.verdict == "break":
         return f"ledger and source differ: backfill reconcile {registration.source_id} tells where"

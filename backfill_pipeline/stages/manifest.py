@@ -35,6 +35,7 @@ from backfill_pipeline.sources.protocol import SourceManifest
 from backfill_pipeline.stages.config import DEFAULT_PARTITION_ROWS, effective_config
 from backfill_pipeline.stages.intermediates import Intermediates
 from backfill_pipeline.stages.retry import retrying
+from backfill_pipeline.stages.taken_source import check_in_database, is_in_database
 from backfill_pipeline.stages.work import Places, all_mapping_parts, registered_files
 
 
@@ -182,6 +183,9 @@ def _survey_once(
         names=names,
         client=None if live is None else live.client,
     )
+    if is_in_database(definition):
+        with connect(places.ledger_url) as connection:
+            check_in_database(definition, reader, connection)
     chunk_rows = definition.partition_rows or DEFAULT_PARTITION_ROWS
     rule = definition.fields.reference_id
     if not isinstance(rule, GeneratedReferenceRule):

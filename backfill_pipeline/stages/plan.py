@@ -292,7 +292,7 @@ class _Planner:
         return PlannedPartition(
             partition.key,
             rows,
-            "partly posted" if recorded.last_row is not None else "open",
+            "partly posted" if recorded.ranges else "open",
             counts,
             None if error is None else describe(error),
         )

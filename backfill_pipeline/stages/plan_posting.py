@@ -15,6 +15,7 @@ import pyarrow as pa
 from backfill_pipeline.ledger.forecast import Recorded
 from backfill_pipeline.ledger.posting import BatchOutcome, BatchPlan, PostingPolicy, RejectWriter
 from backfill_pipeline.ledger.rehearsal import Rehearsal
+from backfill_pipeline.stages.gaps import RowRange
 from backfill_pipeline.stages.plan_report import SAMPLES_PER_CODE, Counts, RejectSample
 from backfill_pipeline.stages.post import Poster
 from backfill_pipeline.stages.prepare import STAGES, PartitionFrames
@@ -86,8 +87,8 @@ class Rehearser(Poster):
         """Another partition is next."""
         self.recorded, self.counts = recorded, Counts()
 
-    def _last_posted_row(self, partition_id: int) -> int | None:
-        return self.recorded.last_row
+    def _posted_ranges(self, partition_id: int) -> list[RowRange]:
+        return list(self.recorded.ranges)
 
     def _rejected_early(self, frames: PartitionFrames) -> int:
         assert isinstance(frames, PlannedFrames)

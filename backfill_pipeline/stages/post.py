@@ -1,19 +1,18 @@
 """The posted stage: the valid entries of a partition into the ledger, batch by batch.
 
-Belongs here: cutting batches, resuming after the last recorded one, retrying transient errors, checks along the way.
-Does not: what happens inside a batch (`ledger/posting.py`).
+Belongs here: resuming with the rows that no recorded batch covers, retrying transient errors, checks along the way.
+Does not: cutting batches (`gaps.py`), what happens inside one (`ledger/posting.py`).
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TypeVar
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -28,6 +27,7 @@ from backfill_pipeline.schemas.extracted import to_arrow, to_pandas
 from backfill_pipeline.schemas.frames import FAILURES_SCHEMA, REJECTS_SCHEMA
 from backfill_pipeline.schemas.rejects import RejectCode, build_rejects
 from backfill_pipeline.stages.config import BackfillConfig
+from backfill_pipeline.stages.gaps import RowRange, batches, uncovered
 from backfill_pipeline.stages.prepare import PartitionFrames, StageReport, refuse_too_many_rejects
 from backfill_pipeline.stages.reject_file import refresh_reject_file
 from backfill_pipeline.stages.retry import retrying
@@ -76,19 +76,15 @@ class Poster:
         started = time.monotonic()
         partition = self.work.registration.partition(frames.key)
         validated = frames.validated()
-        last_row = self._last_posted_row(partition.id)
-        remaining = (
-            validated
-            if last_row is None
-            else validated.filter(pc.greater(validated.column("source_row"), last_row))
-        )
+        posted = self._posted_ranges(partition.id)
+        remaining = uncovered(validated, posted)
         rejected_early = self._rejected_early(frames)
         unknown: list[str] = []
-        if remaining.num_rows and last_row is None:
+        if remaining.num_rows and not posted:
             unknown = self._meet_unknown_accounts(frames, remaining, rejected_early)
         outcomes: list[BatchOutcome] = []
         together = self._together(frames, remaining)
-        for start, stop in _batches(remaining.num_rows, self.config.batch_size, together):
+        for start, stop in batches(remaining, posted, self.config.batch_size, together):
             if self.stop.is_set():
                 raise RunStoppedError(
                     f"stopped before row {remaining.column('source_row')[start].as_py()} of partition {frames.key}"
@@ -102,7 +98,7 @@ class Poster:
                     batch,
                     together=None if together is None else together.slice(start, stop),
                     rejected_before=rejected,
-                    partly_posted=bool(outcomes) or last_row is not None,
+                    partly_posted=bool(outcomes or posted),
                     expect_trouble=self._trouble or _names_any(batch, unknown),
                 )
             )
@@ -165,8 +161,8 @@ class Poster:
 
     # --- what is asked of the ledger, each by itself: a plan rehearses these and nothing else (`plan_posting.py`) ---
 
-    def _last_posted_row(self, partition_id: int) -> int | None:
-        return self._retrying(lambda connection: posting.last_posted_row(connection, partition_id))
+    def _posted_ranges(self, partition_id: int) -> list[RowRange]:
+        return self._retrying(lambda connection: posting.posted_ranges(connection, partition_id))
 
     def _rejected_early(self, frames: PartitionFrames) -> int:
         """Rows that were rejected before posting; not those that were filtered."""
@@ -305,20 +301,6 @@ def prepare_ledger(definition: SourceDefinition, places: Places, run_id: str) ->
             pa.concat_tables([book.equity_accounts, book.accounts.select(book.equity_accounts.column_names)]),
         )
         return posting.post_opening_entries(connection, definition.id, book.opening_entries, run_id)
-
-
-def _batches(rows: int, batch_size: int, together: Parts | None) -> Iterator[tuple[int, int]]:
-    """Where batches begin and stop; what belongs together is in one."""
-    if together is None:
-        yield from ((start, min(start + batch_size, rows)) for start in range(0, rows, batch_size))
-        return
-    numbers = together.numbers.to_numpy()
-    begins = np.append(np.flatnonzero(numbers[1:] != numbers[:-1]) + 1, rows)
-    start = 0
-    while start < rows:
-        stop = int(begins[np.searchsorted(begins, min(start + batch_size, rows))])
-        yield start, stop
-        start = stop
 
 
 def _names_any(entries: pa.Table, account_ids: list[str]) -> bool:

@@ -34,7 +34,9 @@ from backfill_pipeline.schemas.frames import ENTRY_SCHEMA, FAILURES_SCHEMA, VALI
 from backfill_pipeline.schemas.ledger_entry import validate
 from backfill_pipeline.schemas.rejects import RejectCode, build_rejects
 from backfill_pipeline.sources.headers import listed
+from backfill_pipeline.sources.open import open_source
 from backfill_pipeline.stages.preview_rows import RowsRead, read_rows
+from backfill_pipeline.stages.taken_source import is_in_database, why_not_compiled
 
 Outcome = Literal["good", "filtered", "rejected"]
 
@@ -143,6 +145,8 @@ def check_files(
                 problems.append(
                     Problem(definition.path, line, problem.key, problem.text, suggestion=problem.suggestion)
                 )
+        is_readable = read is not None and not problems
+        problems += _not_in_database(source, checked, Path(scratch), is_readable=is_readable)
         map_works = True
         try:
             compile_mapping(definition)
@@ -157,6 +161,21 @@ def check_files(
         if problems or read is None:
             return problems, None
         return [], _previewed_surely(source, read, rows, 1, Path(scratch))
+
+
+def _not_in_database(
+    source: SourceDefinition, checked: CheckedFile, scratch: Path, *, is_readable: bool
+) -> list[Problem]:
+    """Why a source that asks for it cannot be posted inside the database, as far as its table tells."""
+    if not (is_readable and is_in_database(source)):
+        return []
+    why = why_not_compiled(source, open_source(source, scratch))
+    key = "database.in_database"
+    return (
+        []
+        if why is None
+        else [Problem(source.path, checked.line_of(key), key, f"{key} is not possible: {why}")]
+    )
 
 
 def _table_of(definition: SourceDefinition, error: SourceFileError) -> tuple[str, object, SourceFileError]:

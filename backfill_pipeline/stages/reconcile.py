@@ -23,7 +23,7 @@ from decimal import Decimal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from backfill_pipeline.ledger import balances, reconciliation, rejects, status
+from backfill_pipeline.ledger import balances, reconciliation, rejects, seals, status
 from backfill_pipeline.ledger.balances import AccountBreak, Balances, CurrencyTotals
 from backfill_pipeline.ledger.connection import Connection
 from backfill_pipeline.ledger.status import PartitionOutcome
@@ -36,6 +36,8 @@ from backfill_pipeline.stages.comparison import (
     missing_breaks,
     unexpected_breaks,
 )
+from backfill_pipeline.stages.corrected import CorrectedReferences
+from backfill_pipeline.stages.differences import Differences
 from backfill_pipeline.stages.prepare import PartitionFrames
 from backfill_pipeline.stages.replay import replayed_entries
 from backfill_pipeline.stages.stated import StatedReport, compare_stated_balances, stated_details
@@ -49,6 +51,7 @@ class ReconciliationReport:
     Attributes:
         open_partitions: partitions that are not posted yet. They are no break, since nothing claims that they are in
             the ledger, but the verdict is about the others only; the counts leave them out.
+        corrected: entries that were compared as they stand after applied corrections.
         stated: the balances that the source states, compared; None when it states none. The verdict is not about them.
     """
 
@@ -61,6 +64,7 @@ class ReconciliationReport:
     filtered: int = 0
     entries_compared: int = 0
     opening_entries_compared: int = 0
+    corrected: int = 0
     open_partitions: int = 0
     seconds: float = 0.0
     break_count: int = 0
@@ -100,13 +104,27 @@ class ReconciliationReport:
             self.add(one, count)
 
 
-def reconcile(work: SourceWork, *, with_balances: bool = True) -> ReconciliationReport:
+@dataclass(frozen=True, slots=True)
+class _Comparison:
+    """What the comparison of one source is made with."""
+
+    connection: Connection
+    work: SourceWork
+    corrected: CorrectedReferences
+    differences: Differences
+    report: ReconciliationReport
+
+
+def reconcile(
+    work: SourceWork, *, with_balances: bool = True, differences: Differences | None = None
+) -> ReconciliationReport:
     """Compares everything that is posted of a source with the ledger and records the verdict.
 
     Args:
         work: the source.
         with_balances: whether balances are held against their entries too: those of the whole ledger, which is summed
             for that. False for one of many sources that are reconciled together, whose last one does it for all.
+        differences: takes the references that differ, with what the source says of them; None when nobody asks.
 
     Raises:
         TransientLedgerError: the ledger cannot be read right now.
@@ -116,13 +134,18 @@ def reconcile(work: SourceWork, *, with_balances: bool = True) -> Reconciliation
     with work.connect() as connection:
         with _examining_balances(work) if with_balances else nullcontext() as examined:
             reconciliation.prepare(connection)
+            # First, so that what is compared now is what later verifications hold the ledger against.
+            seals.seal_batches(connection)
+            corrected = CorrectedReferences.read(connection)
+            comparison = _Comparison(connection, work, corrected, differences or Differences(0), report)
             outcomes = status.partition_outcomes(connection, work.registration.id)
             posted = [outcome for outcome in outcomes if outcome.status == "posted"]
             report.open_partitions = len(outcomes) - len(posted)
             with closing(_read_ahead(work, posted)) as partitions:
                 for outcome, actual in partitions:
-                    _reconcile_partition(connection, work, outcome, actual, report)
-            _reconcile_opening_entries(connection, work, report)
+                    _reconcile_partition(comparison, outcome, actual)
+            _reconcile_opening_entries(comparison, posted=bool(posted))
+            _report_left_over(comparison)
             if not report.open_partitions:
                 _reconcile_totals(connection, work, report)
             if examined is not None:
@@ -139,6 +162,7 @@ def reconcile(work: SourceWork, *, with_balances: bool = True) -> Reconciliation
             break_count=report.break_count + report.account_break_count + len(report.currency_breaks),
             details={
                 "open_partitions": report.open_partitions,
+                "corrected": report.corrected,
                 "kinds": dict(report.break_kinds),
                 "breaks": [asdict(one) for one in report.breaks],
                 "account_breaks": [
@@ -185,13 +209,8 @@ def _read_ahead(
             yield outcome, actual
 
 
-def _reconcile_partition(
-    connection: Connection,
-    work: SourceWork,
-    outcome: PartitionOutcome,
-    actual: pa.Table,
-    report: ReconciliationReport,
-) -> None:
+def _reconcile_partition(comparison: _Comparison, outcome: PartitionOutcome, actual: pa.Table) -> None:
+    connection, work, report = comparison.connection, comparison.work, comparison.report
     key = outcome.partition_key
     _add_counts(report, outcome)
     parts = outcome.posted + outcome.duplicates + outcome.conflicts + outcome.rejected + outcome.filtered
@@ -206,15 +225,24 @@ def _reconcile_partition(
     replayed = replayed_entries(connection, work, partition.id)
     if replayed.num_rows:
         expected = pa.concat_tables([expected, replayed]).sort_by("source_row")
+    expected = reconciliation.as_current(connection, expected)
+    actual, corrected = comparison.corrected.put_in(actual)
+    restored = comparison.corrected.restored(
+        actual, source_id=work.definition.id, partition_key=key, lacking=outcome.posted - actual.num_rows
+    )
+    actual = pa.concat_tables([actual, restored]) if restored.num_rows else actual
+    report.corrected += corrected + restored.num_rows
     if actual.num_rows != outcome.posted:
         report.add(_count_break(key, "posted", outcome.posted, actual.num_rows))
     aligned = align(expected, actual)
     report.add_all(unexpected_breaks(key, aligned.unexpected))
     report.add_all(different_breaks(key, aligned))
+    comparison.differences.add_unwanted(key, aligned.unexpected)
+    comparison.differences.add_pairs(key, aligned)
     report.entries_compared += actual.num_rows
     # What no batch of this partition posted must have been in the ledger before, identical: duplicates.
     elsewhere = aligned.absent
-    missing = _reconcile_by_reference(connection, key, elsewhere, report) if elsewhere.num_rows else 0
+    missing = _reconcile_by_reference(comparison, key, elsewhere) if elsewhere.num_rows else 0
     if elsewhere.num_rows - missing != outcome.duplicates:
         report.add(_count_break(key, "duplicates", outcome.duplicates, elsewhere.num_rows - missing))
     _add_totals(report, aligned.expected)
@@ -229,24 +257,39 @@ def _reconcile_totals(connection: Connection, work: SourceWork, report: Reconcil
         report.add(_count_break("source", "rejects", report.rejected + report.conflicts, kept))
 
 
-def _reconcile_opening_entries(
-    connection: Connection, work: SourceWork, report: ReconciliationReport
-) -> None:
+def _reconcile_opening_entries(comparison: _Comparison, *, posted: bool) -> None:
+    connection, work, report = comparison.connection, comparison.work, comparison.report
     book = read_accounts(work.definition)
-    if book is not None and book.opening_entries.num_rows:
-        report.opening_entries_compared = book.opening_entries.num_rows
-        _reconcile_by_reference(connection, "opening balances", book.opening_entries, report)
     recorded, actual = reconciliation.opening_entry_counts(connection, work.definition.id)
+    # After the whole source was rolled back, nothing claims that they are in the ledger: the next run posts them first.
+    claimed = bool(posted or recorded or actual)
+    if book is not None and book.opening_entries.num_rows and claimed:
+        report.opening_entries_compared = book.opening_entries.num_rows
+        expected = reconciliation.as_current(connection, book.opening_entries)
+        _reconcile_by_reference(comparison, "opening balances", expected)
     if actual > recorded:
         report.add(EntryBreak("opening balances", "unexpected", None, None), actual - recorded)
 
 
-def _reconcile_by_reference(
-    connection: Connection, key: str, expected: pa.Table, report: ReconciliationReport
-) -> int:
+def _report_left_over(comparison: _Comparison) -> None:
+    """Corrections of what was taken back or posted again since: their entries are too many now."""
+    for row in comparison.corrected.left_over_of(comparison.work.definition.id).to_pylist():
+        key = row["partition_key"] or "source"
+        comparison.report.add(
+            EntryBreak(key, "left over", row["source_row"], row["reference_id"], "correction")
+        )
+        comparison.differences.add_left_over(key, row)
+
+
+def _reconcile_by_reference(comparison: _Comparison, key: str, expected: pa.Table) -> int:
     """Compares entries that others may have posted; returns how many of them are missing."""
-    actual = reconciliation.entries_by_reference(connection, expected, size_bytes=expected.nbytes)
+    report = comparison.report
+    actual = reconciliation.entries_by_reference(comparison.connection, expected, size_bytes=expected.nbytes)
+    actual, corrected = comparison.corrected.put_in(actual)
+    report.corrected += corrected
     aligned = align(expected, actual)
+    comparison.differences.add_pairs(key, aligned)
+    comparison.differences.add_wanted(key, aligned.absent)
     report.add_all(different_breaks(key, aligned))
     report.add_all(missing_breaks(key, aligned.absent))
     return int(aligned.absent.num_rows)
@@ -284,6 +327,13 @@ def equation(report: ReconciliationReport) -> str:
         ("filtered", report.filtered),
     )
     return f"read {report.read:,} = " + " + ".join(f"{name} {count:,}" for name, count in parts)
+
+
+def corrected_text(report: ReconciliationReport) -> str:
+    """How many entries were compared as corrections left them; empty without any."""
+    if not report.corrected:
+        return ""
+    return f"{report.corrected:,} of them as corrected"
 
 
 def currency_rows(report: ReconciliationReport) -> list[dict[str, object]]:

@@ -20,8 +20,8 @@ from backfill_pipeline.ledger.registrations import Registration
 from backfill_pipeline.schemas.extracted import SOURCE_ROW
 from backfill_pipeline.schemas.reject_hints import hint
 from backfill_pipeline.schemas.row_errors import combined
+from backfill_pipeline.schemas.spreadsheets import FORMULA
 from backfill_pipeline.stages.prepare import PartitionFrames
-from backfill_pipeline.stages.reject_file import FORMULA
 from backfill_pipeline.stages.work import SourceWork
 from backfill_pipeline.wording import counted
 

@@ -43,7 +43,9 @@ from backfill_pipeline.stages.work import Log, Places, SourceWork, open_work
 
 _REFUSED_SHOWN = 20
 # What stood in the way of these rows is not in them: they are sent as they are, too.
-_TRIED_AS_THEY_ARE = pa.array([RejectCode.UNKNOWN_ACCOUNT.value, RejectCode.BALANCE_CONSTRAINT.value])
+_TRIED_AS_THEY_ARE = pa.array(
+    [RejectCode.UNKNOWN_ACCOUNT.value, RejectCode.PERIOD_CLOSED.value, RejectCode.BALANCE_CONSTRAINT.value]
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,16 +16,24 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import partial
+from typing import Final
+
+import pyarrow as pa
 
 from backfill_pipeline.errors import BackfillError, TransientError
 from backfill_pipeline.ledger import balances, checkpoints, registrations
 from backfill_pipeline.ledger.connection import Connection, source_lock
 from backfill_pipeline.ledger.constraints import balance_constraints_in_force
 from backfill_pipeline.stages.config import BackfillConfig
+from backfill_pipeline.stages.in_database import InDatabasePoster
 from backfill_pipeline.stages.post import Poster, RunStoppedError, prepare_ledger
 from backfill_pipeline.stages.prepare import PartitionFrames, StageName, StageReport
+from backfill_pipeline.stages.taken_source import is_in_database
 from backfill_pipeline.stages.turns import Turns
 from backfill_pipeline.stages.work import Log, SourceWork
+
+_ANY_REFERENCE: Final = pa.chunked_array([pa.array([""])])
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +106,17 @@ class PartitionRunner:
         if opened:
             self.log(f"{opened:,} opening entries posted")
         baseline = balances.trial_balance(connection) if self.baseline is None else self.baseline
-        workers = 1 if self._order_matters(connection) else self.config.parallel_workers
+        # Inside the database, partitions take turns at posting in any case; rows of the next one are taken meanwhile.
+        in_turn = self._order_matters(connection) and not is_in_database(self.work.definition)
+        workers = 1 if in_turn else self.config.parallel_workers
+        post_with = (
+            partial(InDatabasePoster, await_turn=self._turns.wait)
+            if is_in_database(self.work.definition)
+            else Poster
+        )
         posters = [
-            Poster(self.work, self.config, self.run_id, self.stop, self.log, baseline) for _ in range(workers)
+            post_with(self.work, self.config, self.run_id, self.stop, self.log, baseline)
+            for _ in range(workers)
         ]
         for poster in posters:
             stack.callback(poster.close)
@@ -129,7 +145,10 @@ class PartitionRunner:
         return frames, None
 
     def _make(self, frames: PartitionFrames) -> None:
-        if "posted" in self.selected:
+        if "posted" in self.selected and is_in_database(self.work.definition):
+            # Whoever posts takes the rows, over its own connection; which references they share nobody knows before.
+            self._turns.enter(frames.key, _ANY_REFERENCE)
+        elif "posted" in self.selected:
             self._turns.enter(frames.key, frames.validated().column("reference_id"))
         elif "validated" in self.selected:
             frames.validated()
@@ -153,7 +172,8 @@ class PartitionRunner:
             return PartitionReport(key, (), already_posted=True)
         try:
             if "posted" in self.selected:
-                self._turns.wait(key)
+                if not is_in_database(self.work.definition):
+                    self._turns.wait(key)
                 poster = idle.popleft()
                 try:
                     frames.reports.append(poster.post(frames))

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from backfill_pipeline.errors import SourceDefinitionError
 from backfill_pipeline.ledger.connection import Connection
-from backfill_pipeline.ledger.running_balances import Comparison, Step, running_balances
+from backfill_pipeline.ledger.running_balances import Comparison, Ending, Step, running_balances
 from backfill_pipeline.ledger.status import PartitionOutcome
 from backfill_pipeline.schemas.extracted import SOURCE_LINE, SOURCE_ROW
 from backfill_pipeline.sources.several import FILE_STRIDE
@@ -31,6 +31,8 @@ from backfill_pipeline.wording import are, counted
 
 STEPS_KEPT: Final = 20
 """Rows at which the drift begins or changes that are told one by one; the others are counted."""
+ENDINGS_KEPT: Final = 1_000
+"""Accounts that differ at their last row that are kept for corrections; the others are counted."""
 _UNREAD_KEPT: Final = 5
 
 
@@ -76,6 +78,7 @@ class StatedReport:
         step_count: rows at which the difference changes; `steps` are the first of them.
         unread: rows with a balance that cannot be read, or of no account; `unread_sample` says why.
         unknown: rows that state a balance of an account that the ledger does not have.
+        endings: the first of `accounts_differing`, each with its last row.
     """
 
     open_partitions: int = 0
@@ -91,6 +94,7 @@ class StatedReport:
     unread: int = 0
     unread_sample: list[str] = field(default_factory=list)
     unknown: int = 0
+    endings: list[Ending] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
@@ -146,7 +150,7 @@ def compare_stated_balances(
             running.add(
                 said, _left_out(work, outcome), byte_offset=work.chunk(outcome.partition_key).byte_offset
             )
-        found = running.compare(work.registration.id, step_limit=STEPS_KEPT)
+        found = running.compare(work.registration.id, step_limit=STEPS_KEPT, ending_limit=ENDINGS_KEPT)
     _take(found, report, work)
     report.seconds = time.monotonic() - started
     return report
@@ -173,7 +177,7 @@ def stated_details(report: StatedReport) -> dict[str, object]:
     def plain(value: object) -> object:
         return format(value, "f") if isinstance(value, Decimal) else value
 
-    whole = {name: plain(value) for name, value in asdict(report).items()}
+    whole = {name: plain(value) for name, value in asdict(report).items() if name != "endings"}
     whole["steps"] = [{name: plain(value) for name, value in asdict(one).items()} for one in report.steps]
     return {**whole, "agrees": report.agrees, "sentence": report.sentence}
 
@@ -254,6 +258,7 @@ def _take(found: Comparison, report: StatedReport, work: SourceWork) -> None:
         "largest",
         "last",
         "unknown",
+        "endings",
     ):
         setattr(report, name, getattr(found, name))
     report.step_count = found.step_count

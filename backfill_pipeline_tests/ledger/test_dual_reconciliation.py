@@ -216,7 +216,7 @@ def test_a_day_of_a_long_ledger_is_found_without_reading_the_ledger(dual: World)
         snapshot.find_rest()
         parameters = {
             "ledger": "MASTER", "bank": BANK, "from": DAY.window_from, "to": DAY.window_to, "opening": "OPENING",
-            "day_source": "@", "batches": [5], "low": 5, "high": 5,
+            "rollback": "ROLLBACK", "day_source": "@", "batches": [5], "low": 5, "high": 5,
         }  # fmt: skip
         plan = dual.connection.execute(f"EXPLAIN {dual_reconciliation._DAY}", parameters).fetchall()
     text = "\n".join(line for (line,) in plan)

@@ -173,7 +173,11 @@ class TestResuming:
         rows = many(1000, 50)
         for start in (0, 100, 200):
             world.post(bank, rows.slice(start, 100))
-        assert posting.last_posted_row(world.connection, bank.partitions[0].id) == 300
+        assert posting.posted_ranges(world.connection, bank.partitions[0].id) == [
+            (1, 100),
+            (101, 200),
+            (201, 300),
+        ]
         for start in range(300, 1000, 350):
             assert world.post(bank, rows.slice(start, 350)).path == "copy"
         assert world.count() == 1000
@@ -189,10 +193,10 @@ class TestResuming:
         with ThreadPoolExecutor(1) as pool:
             with killed.transaction():
                 world.post(bank, many(100, 50), connection=killed)
-                asking = pool.submit(posting.last_posted_row, world.connect(), bank.partitions[0].id)
+                asking = pool.submit(posting.posted_ranges, world.connect(), bank.partitions[0].id)
                 wait_until_somebody_waits(world)
                 assert not asking.done()
-            assert asking.result(timeout=120) == 100
+            assert asking.result(timeout=120) == [(1, 100)]
 
     @pytest.mark.parametrize(("start", "length"), [(0, 50), (50, 50), (0, 200), (50, 100), (20, 10)])
     def test_a_batch_that_was_cut_across_posted_rows_is_refused(
@@ -211,16 +215,16 @@ class TestResuming:
         world.post(bank, many(100, 50), partition=0)
         world.post(bank, many(100, 50, prefix="N"), partition=1)
         assert world.count() == 200
-        assert posting.last_posted_row(world.connection, bank.partitions[1].id) == 100
+        assert posting.posted_ranges(world.connection, bank.partitions[1].id) == [(1, 100)]
 
     def test_a_row_gap_left_by_rejects_is_no_obstacle(self, world: World, bank: Registration) -> None:
         world.post(bank, [Entry("r1", row=3), Entry("r2", row=9)])
-        assert posting.last_posted_row(world.connection, bank.partitions[0].id) == 9
+        assert posting.posted_ranges(world.connection, bank.partitions[0].id) == [(3, 9)]
         world.post(bank, [Entry("r3", row=14)])
         assert world.count() == 3
 
-    def test_nothing_posted_yet_is_none(self, world: World, bank: Registration) -> None:
-        assert posting.last_posted_row(world.connection, bank.partitions[0].id) is None
+    def test_nothing_posted_yet_is_no_range(self, world: World, bank: Registration) -> None:
+        assert posting.posted_ranges(world.connection, bank.partitions[0].id) == []
 
 
 class TestCheckpoint:

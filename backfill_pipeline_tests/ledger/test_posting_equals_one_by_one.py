@@ -19,6 +19,9 @@ ACCOUNTS = {
     "J": ("JPY", "debit"), "G": ("XAU", "debit"),
 }  # fmt: skip
 
+CLOSED = NOON - timedelta(days=30)
+"""In a month that ledger MASTER has closed."""
+
 entries = st.builds(
     Entry,
     reference=st.sampled_from(["r1", "r2", "r3", "r4", "r5", "r6"]),
@@ -28,7 +31,7 @@ entries = st.builds(
         ["1", "1.00", "2.50", "0.005", "0.000000000000000001", "99999999999999999999", "0", "-1"]
     ),
     currency=st.sampled_from(["USD", "USD", "USD", "EUR", "JPY", "XAU", "QQQ"]),
-    at=st.sampled_from([NOON, NOON + timedelta(microseconds=1)]),
+    at=st.sampled_from([NOON, NOON, NOON + timedelta(microseconds=1), CLOSED]),
     fx_rate=st.sampled_from([None, None, "1", "1.10", "0.5", "0", "-2"]),
     metadata=st.sampled_from([None, "{}", '{"a": "1"}', '{"a": null}']),
     ledger=st.sampled_from(["MASTER", "MASTER", "MASTER", "OTHER"]),
@@ -59,6 +62,11 @@ class Ending:
 def bank(world: World) -> Registration:
     for account_id, (currency, side) in ACCOUNTS.items():
         world.open(account_id, currency=currency, normal_side=side)
+    # As it is left by close_period, which would not close a ledger without entries.
+    world.connection.execute(
+        "INSERT INTO ledger_periods (ledger_id, month, closed_by) VALUES ('MASTER', ledger_month(%s), 'ann')",
+        [CLOSED],
+    )
     return world.register()
 
 
@@ -168,6 +176,14 @@ def assert_equal(
 # null and value, in both directions
 @example([Entry("r1")], [Entry("r1", metadata="{}"), Entry("r2", fx_rate="1"), Entry("r2")], [], False, False)
 @example([Entry("r1", metadata="{}")], [Entry("r1"), Entry("r2"), Entry("r2", fx_rate="1")], [2], True, False)
+# a row in a closed period takes no reference either, and its accounts are not looked at
+@example(
+    [],
+    [Entry("r1", at=CLOSED), Entry("r1"), Entry("r1", at=CLOSED), Entry("r2", "X", at=CLOSED)],
+    [],
+    False,
+    False,
+)
 # everything is in the ledger already, all but one row is, or all but the content of one
 @example([Entry("r1"), Entry("r2")], [Entry("r2"), Entry("r1"), Entry("r1")], [], False, True)
 @example([Entry(f"r{n}") for n in range(6)], [Entry(f"r{n}") for n in range(7)], [], False, True)

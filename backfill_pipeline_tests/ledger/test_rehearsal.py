@@ -246,7 +246,9 @@ def test_what_was_recorded_of_a_partition(world: World) -> None:
     assert forecast.recorded_batches(world.connection, partition_id) == forecast.Recorded()
     rows = numbered([Entry("r1"), Entry("r1"), Entry("r1", amount="5"), Entry("r2", debit="?")])
     world.post(bank, rows)
-    assert forecast.recorded_batches(world.connection, partition_id) == forecast.Recorded(4, 4, 2, 1, 1)
+    assert forecast.recorded_batches(world.connection, partition_id) == forecast.Recorded(
+        ((1, 4),), 4, 2, 1, 1
+    )
     assert forecast.recorded_rejects(world.connection, bank.id) == [
         (partition_id, "conflict", 1), (partition_id, "unknown_account", 1),
     ]  # fmt: skip

@@ -1,6 +1,7 @@
 """The queries of the strategy document run on this schema as they are written there.
 
-Its section numbers are in the names. The one change: §6.2 asks ledger_entry_legs, since entries hold both accounts.
+They are in `strategy_queries.sql`, word for word; where the document itself is at hand, the copy is held against it. The
+one change: §6.2 asks ledger_entry_legs, which has the two columns (account_id, side) that it takes entries to have.
 """
 
 import psycopg
@@ -9,49 +10,18 @@ import pytest
 
 from backfill_pipeline.ledger import constraints, source_data
 from backfill_pipeline.ledger.registrations import Registration
+from backfill_pipeline_tests.ledger import strategy
+from backfill_pipeline_tests.ledger.strategy import query
 from backfill_pipeline_tests.ledger.world import NOON, Entry, World
 
-AUDIT_INCONSISTENT = """
-SELECT id, balance, available_balance, reserved_balance
-FROM bank_accounts
-WHERE available_balance < 0
-OR reserved_balance < 0
-OR available_balance > balance
-OR (available_balance + reserved_balance) > balance;
-"""
-PRE_CONSTRAINT = """
-DO $$
-DECLARE
-inconsistent_count INTEGER;
-BEGIN
-SELECT COUNT(*) INTO inconsistent_count
-FROM bank_accounts
-WHERE available_balance < 0
-OR reserved_balance < 0
-OR available_balance > balance
-OR (available_balance + reserved_balance) > balance;
-IF inconsistent_count > 0 THEN
-RAISE EXCEPTION 'Found % inconsistent balances. Fix before applying constraints.', inconsistent_count;
-END IF;
-END $$;
-"""
-RECONCILIATION = """
-SELECT
-account_id,
-expected_balance,
-actual_balance,
-(expected_balance - actual_balance) as difference
-FROM (
-SELECT
-account_id,
-SUM(CASE WHEN side = 'debit' THEN amount ELSE -amount END) as expected_balance,
-(SELECT balance FROM bank_accounts WHERE id = account_id) as actual_balance
-FROM ledger_entry_legs
-WHERE account_id IN (SELECT id FROM bank_accounts)
-GROUP BY account_id
-) reconciliation
-WHERE ABS(expected_balance - actual_balance) > 0.01; -- Allow small rounding differences
-"""
+RECONCILIATION = query("6.2").replace("FROM ledger_entries\n", "FROM ledger_entry_legs\n")
+# Sections whose SQL writes: what became of it is tested where it is done.
+WRITING = {
+    "3.2",                                              # the checkpoint table: below, and in the migrations
+    "5.3",                                              # the probe: test_constraints
+    "SQL Backfill Script",                              # post_ledger_entry, row by row
+    "Scenario 1: Rollback Before Constraints Applied",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -67,41 +37,72 @@ def bank(world: World) -> Registration:
     return registration
 
 
+@pytest.mark.skipif(
+    not strategy.DOCUMENT.is_file(), reason="the strategy document is not beside this checkout"
+)
+def test_the_copy_is_what_the_document_says() -> None:
+    document = strategy.of_document(strategy.DOCUMENT.read_text(encoding="utf-8"))
+    assert strategy.copied() == [statement for statement in document if statement.reads]
+    assert {statement.section for statement in document if not statement.reads} == WRITING
+
+
+def test_every_statement_that_reads_runs(world: World) -> None:
+    """On an empty ledger: no column, table or function that the document asks for is missing."""
+    statements = strategy.copied()
+    assert len(statements) == 16
+    for statement in statements:
+        world.connection.execute(statement.sql if statement.section != "6.2" else RECONCILIATION)
+
+
+def test_of_6_2_the_view_serves_two_columns_and_nothing_else_is_changed(world: World) -> None:
+    with pytest.raises(psycopg.errors.UndefinedColumn, match="account_id"):
+        world.connection.execute(query("6.2"))
+    entries, legs = (
+        {name for (name,) in world.rows("SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0", table)}
+        for table in ("ledger_entries", "ledger_entry_legs")
+    )  # fmt: skip
+    assert {"account_id", "side"} <= legs - entries
+    assert {"debit_account_id", "credit_account_id"} <= entries  # what the rollback asks for
+
+
+def test_3_2_has_the_columns_of_the_document(world: World) -> None:
+    columns = dict(
+        world.rows(
+            "SELECT column_name, data_type FROM information_schema.columns WHERE table_name = 'ledger_backfill_checkpoints'"
+        )
+    )
+    assert columns == {
+        "id": "integer", "source_id": "character varying", "source_type": "character varying",
+        "last_processed_id": "character varying", "last_processed_timestamp": "timestamp without time zone",
+        "total_processed": "bigint", "total_successful": "bigint", "total_failed": "bigint", "status": "character varying",
+        "started_at": "timestamp without time zone", "last_checkpoint_at": "timestamp without time zone",
+        "completed_at": "timestamp without time zone", "error_message": "text", "metadata": "jsonb",
+    }  # fmt: skip
+
+
 def test_1_1_audit(world: World, bank: Registration) -> None:
-    assert world.rows("SELECT COUNT(*), MIN(timestamp_utc), MAX(timestamp_utc)\nFROM ledger_entries;") == [
-        (3, NOON, NOON)
-    ]
-    assert {row[0] for row in world.rows(AUDIT_INCONSISTENT)} == {"B", "C"}
-    assert world.rows(
-        "SELECT ledger_id, reference_id, COUNT(*) FROM ledger_entries GROUP BY ledger_id, reference_id HAVING COUNT(*) > 1;"
-    ) == []  # fmt: skip
+    assert world.rows(query("1.1", 0)) == [(3, NOON, NOON)]
+    assert {row[0] for row in world.rows(query("1.1", 1))} == {"B", "C"}
+    assert world.rows(query("1.1", 2)) == []
 
 
 def test_1_2_schema(world: World, bank: Registration) -> None:
-    assert ("ledger_entries_ledger_id_reference_id_key",) in world.rows(
-        "SELECT constraint_name FROM information_schema.table_constraints WHERE table_name = 'ledger_entries'"
-        " AND constraint_name LIKE '%reference%';"
-    )
-    assert world.rows("SELECT COUNT(*) FROM dual_ledger_outbox;") == [(0,)]
-    assert world.rows(
-        "SELECT routine_name FROM information_schema.routines WHERE routine_name = 'post_ledger_entry';"
-    ) == [("post_ledger_entry",)]
+    assert ("ledger_entries_ledger_id_reference_id_key",) in world.rows(query("1.2", 0))
+    assert world.rows(query("1.2", 1)) == [(0,)]
+    assert world.rows(query("1.2", 2)) == [("post_ledger_entry",)]
 
 
 def test_5_1_before_constraints(world: World, bank: Registration) -> None:
     with pytest.raises(psycopg.errors.RaiseException, match="Found 2 inconsistent balances"):
-        world.connection.execute(PRE_CONSTRAINT)
+        world.connection.execute(query("5.1"))
     world.connection.execute("DELETE FROM ledger_entries")
-    world.connection.execute(PRE_CONSTRAINT)
+    world.connection.execute(query("5.1"))
 
 
 def test_5_3_after_constraints(world: World, bank: Registration) -> None:
     world.connection.execute("DELETE FROM ledger_entries")
     constraints.apply(world.connection)
-    found = world.rows(
-        "SELECT constraint_name, constraint_type FROM information_schema.table_constraints"
-        " WHERE table_name = 'bank_accounts' AND constraint_name LIKE '%balance%';"
-    )
+    found = world.rows(query("5.3"))
     assert {(name, "CHECK") for name in constraints.BALANCE_CHECKS} <= set(found)
     with pytest.raises(psycopg.errors.CheckViolation):
         world.connection.execute(
@@ -110,15 +111,8 @@ def test_5_3_after_constraints(world: World, bank: Registration) -> None:
 
 
 def test_6_1_entries(world: World, bank: Registration) -> None:
-    assert world.rows(
-        "SELECT COUNT(*) as total_entries, COUNT(DISTINCT reference_id) as unique_references,"
-        " COUNT(DISTINCT ledger_id) as unique_ledgers, MIN(timestamp_utc) as earliest_entry,"
-        " MAX(timestamp_utc) as latest_entry FROM ledger_entries WHERE reference_id LIKE 'BACKFILL-%';"
-    ) == [(3, 3, 1, NOON, NOON)]
-    assert world.rows(
-        "SELECT source_id, reference_id FROM backfill_source_data WHERE NOT EXISTS ("
-        " SELECT 1 FROM ledger_entries WHERE reference_id = backfill_source_data.reference_id );"
-    ) == [("bank", "BACKFILL-4")]
+    assert world.rows(query("6.1", 0)) == [(3, 3, 1, NOON, NOON)]
+    assert world.rows(query("6.1", 1)) == [("bank", "BACKFILL-4")]
 
 
 def test_6_2_balances(world: World, bank: Registration) -> None:
@@ -140,33 +134,18 @@ def test_6_3_outbox(world: World, bank: Registration) -> None:
         "INSERT INTO dual_ledger_outbox (ledger_id, reference_id, destination, origin, payload)"
         " VALUES ('MASTER', 'BACKFILL-1', 'SCB', 'backfill', '{}')"
     )
-    rows = world.rows(
-        "SELECT status, COUNT(*) as count, MIN(created_at) as oldest, MAX(created_at) as newest FROM dual_ledger_outbox"
-        " WHERE created_at >= (SELECT MIN(timestamp_utc) FROM ledger_entries WHERE reference_id LIKE 'BACKFILL-%')"
-        " GROUP BY status;"
-    )
-    assert [row[:2] for row in rows] == [("PENDING", 1)]
-    missing = world.rows(
-        "SELECT le.id, le.reference_id FROM ledger_entries le WHERE le.reference_id LIKE 'BACKFILL-%' AND NOT EXISTS ("
-        " SELECT 1 FROM dual_ledger_outbox dlo WHERE dlo.reference_id = le.reference_id );"
-    )
-    assert {reference for _, reference in missing} == {"BACKFILL-2", "BACKFILL-3"}
+    assert [row[:2] for row in world.rows(query("6.3", 0))] == [("PENDING", 1)]
+    assert {reference for _, reference in world.rows(query("6.3", 1))} == {"BACKFILL-2", "BACKFILL-3"}
 
 
 def test_monitoring(world: World, bank: Registration) -> None:
-    progress = world.rows(
-        "SELECT source_id, source_type, status, total_processed, total_successful, total_failed, last_checkpoint_at,"
-        " NOW() - last_checkpoint_at as time_since_last_checkpoint FROM ledger_backfill_checkpoints"
-        " WHERE status = 'IN_PROGRESS';"
-    )
-    assert [row[:6] for row in progress] == [("bank", "CSV", "IN_PROGRESS", 3, 3, 0)]
-    assert 0 <= progress[0][7].total_seconds() < 300
-    stalled = (
-        "SELECT * FROM ledger_backfill_checkpoints WHERE status = 'IN_PROGRESS'"
-        " AND last_checkpoint_at < NOW() - INTERVAL '1 hour';"
-    )
+    progress, stalled, done = (query("Monitoring Queries", number) for number in range(3))
+    rows = world.rows(progress)
+    assert [row[:6] for row in rows] == [("bank", "CSV", "IN_PROGRESS", 3, 3, 0)]
+    assert 0 <= rows[0][7].total_seconds() < 300
     assert world.rows(stalled) == []
     world.connection.execute(
         "UPDATE ledger_backfill_checkpoints SET last_checkpoint_at = last_checkpoint_at - INTERVAL '2 hours'"
     )
     assert len(world.rows(stalled)) == 1
+    assert world.rows(done) == [(3, NOON, NOON)]

@@ -64,9 +64,21 @@ class TestAcknowledgements:
         rejected = {"reference": posted(2)["reference"], "status": "rejected", "detail": "account unknown"}
         assert results(client.send("acknowledgements", [rejected])) == [("accepted", 201)]
         assert results(client.send("acknowledgements", [posted(2)])) == [("updated", 200)]
-        assert results(client.send("acknowledgements", [rejected])) == [("conflict", 409)]
+        for status in ("rejected", "filtered", "duplicate"):
+            told = {**posted(2), "status": status, "at": None}
+            assert results(client.send("acknowledgements", [told])) == [("conflict", 409)]
         kept = client.all("acknowledgements")
         assert [(one["reference"][-1], one["status"]) for one in kept] == [("1", "posted"), ("2", "posted")]
+
+    def test_what_was_posted_is_taken_back_only_with_a_reason_and_may_be_posted_again(
+        self, client: Client
+    ) -> None:
+        assert results(client.send("acknowledgements", [posted(1)])) == [("accepted", 201)]
+        withdrawn = {"reference": posted(1)["reference"], "status": "rejected", "detail": "rolled back"}
+        assert results(client.send("acknowledgements", [withdrawn])) == [("updated", 200)]
+        assert results(client.send("acknowledgements", [withdrawn])) == [("known", 200)]
+        assert results(client.send("acknowledgements", [posted(1)])) == [("updated", 200)]
+        assert [one["status"] for one in client.all("acknowledgements")] == ["posted"]
 
     def test_a_reader_of_pages_meets_what_is_updated_behind_it(self, client: Client) -> None:
         client.send("acknowledgements", [{**posted(1), "status": "rejected"}, posted(2), posted(3)])

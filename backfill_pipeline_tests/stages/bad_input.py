@@ -220,6 +220,7 @@ POSTED: dict[RejectCode, str] = {
     RejectCode.UNKNOWN_ACCOUNT: "an account that the ledger lacks, without `unknown_accounts: create`",
     RejectCode.CURRENCY_MISMATCH: "EUR between two accounts in USD",
     RejectCode.FX_RATE_MISSING: "EUR between an account in EUR and one in USD, without `fx_rate`",
+    RejectCode.PERIOD_CLOSED: "2024-03-01, while March 2024 is closed",
     RejectCode.BALANCE_CONSTRAINT: "100.00 from an account that holds 1.00, while constraints are applied",
 }
 """Codes that the ledger gives: the row as the documentation has it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import yaml
 
 from backfill_pipeline.definition.load import load_definition
 from backfill_pipeline.errors import SourceFileError
-from backfill_pipeline.ledger import constraints
+from backfill_pipeline.ledger import constraints, periods
 from backfill_pipeline.ledger.connection import connect
 from backfill_pipeline.schemas.reject_hints import hint
 from backfill_pipeline.schemas.rejects import RejectCode
@@ -70,7 +71,10 @@ def test_every_code_of_the_ledger_is_given_to_its_row(world: World) -> None:
         entry(2, debit="nobody"),
         entry(3, currency="EUR"),
         entry(4, debit="E", currency="EUR"),
+        entry(5, time="2024-03-01T00:00:00Z"),
     ]
+    with connect(world.url) as connection:
+        assert periods.close(connection, "MASTER", date(2024, 3, 1), actor="ann", reason=None)
     world.post(world.write("rows", rows, max_error_rate="1"))
     again = world.write(
         "again", [entry(1, amount="1.00")], max_error_rate="1", config={"skip_duplicates": "false"}

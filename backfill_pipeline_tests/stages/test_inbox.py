@@ -19,6 +19,7 @@ from backfill_pipeline.stages import inbox_files
 from backfill_pipeline.stages.inbox import PATIENCE, SourceInbox, Step, examine
 from backfill_pipeline.stages.inbox_files import is_in_inbox, look, strangers
 from backfill_pipeline.stages.manifest import register_source
+from backfill_pipeline_tests.stages.rolling_back import roll_back
 from backfill_pipeline_tests.stages.world import HEADER, World, entries, entry
 
 NOON = datetime(2024, 6, 1, 12, tzinfo=UTC)
@@ -408,3 +409,28 @@ def test_a_change_while_partitions_are_open_is_refused_by_registering(watched: W
     assert [step.kind for step in steps] == ["register"]
     with pytest.raises(SourceChangedError, match="not posted yet"):
         watched.take(steps[0])
+
+
+def test_what_a_person_rolled_back_is_not_posted_by_the_inbox(watched: Watched) -> None:
+    watched.put("1.csv", entries(25))
+    watched.process()
+    roll_back(watched.world, "s", partition="0002")
+    found = watched.look()
+    assert found.steps == ()
+    assert found.trouble == "partition 0002 was rolled back: backfill resume s posts it again"
+    # What comes in is posted all the same.
+    watched.put("2.csv", entries(15, first=26))
+    watched.settled()
+    watched.take(watched.look().steps[0])
+    (step,) = watched.look().steps
+    assert (step.kind, step.first_key, step.last_key) == ("post", "0004", "0005")
+
+
+def test_a_run_of_the_inbox_ends_before_a_partition_that_was_rolled_back(watched: Watched) -> None:
+    watched.put("1.csv", entries(40))
+    watched.settled()
+    watched.take(watched.look().steps[0])
+    watched.world.run(watched.source, keys=["0003"], register=False)
+    roll_back(watched.world, "s", partition="0003")
+    (step,) = watched.look().steps
+    assert (step.first_key, step.last_key) == ("0001", "0002")

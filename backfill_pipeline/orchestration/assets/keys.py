@@ -9,6 +9,9 @@ from typing import Final
 import dagster as dg
 
 CONSTRAINTS_KEY = dg.AssetKey("balance_constraints")
+AUDIT_KEY: Final = dg.AssetKey("audit")
+CORRECTIONS_KEY: Final = dg.AssetKey("corrections")
+SEALS_KEY: Final = dg.AssetKey("seals")
 
 # Tags of a run over a range of partitions, or over one, as Dagster's documentation and UI write them.
 RANGE_START_TAG = "dagster/asset_partition_range_start"

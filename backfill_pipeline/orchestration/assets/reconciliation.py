@@ -16,7 +16,7 @@ from backfill_pipeline.orchestration.assets.keys import (
 from backfill_pipeline.orchestration.failures import TRANSIENT_RETRIES, terminal
 from backfill_pipeline.orchestration.metadata import reconciliation_metadata, stated_metadata
 from backfill_pipeline.orchestration.resources import LedgerResource
-from backfill_pipeline.stages.reconcile import ReconciliationReport, equation, reconcile
+from backfill_pipeline.stages.reconcile import ReconciliationReport, corrected_text, equation, reconcile
 from backfill_pipeline.stages.stated import StatedReport
 from backfill_pipeline.stages.work import open_work
 from backfill_pipeline.wording import counted
@@ -96,9 +96,11 @@ def reconciliation_text(report: ReconciliationReport) -> str:
     """The outcome in a sentence."""
     if report.matches:
         still_open = report.open_partitions
+        corrected = corrected_text(report)
         so_far = f" so far, with {counted(still_open, 'partition')} not posted yet" if still_open else ""
         return (
-            f"match{so_far}: {counted(report.entries_compared, 'entry', 'entries')} equal in every field,"
+            f"match{so_far}: {counted(report.entries_compared, 'entry', 'entries')} equal in every field"
+            f"{f' ({corrected})' if corrected else ''},"
             f" {counted(report.opening_entries_compared, 'opening entry', 'opening entries')}, every balance equal"
             f" to its legs; {equation(report)}"
         )
@@ -106,5 +108,5 @@ def reconciliation_text(report: ReconciliationReport) -> str:
     return (
         f"break: {kinds or 'no entry differs'}; {counted(report.account_break_count, 'account')} and"
         f" {counted(len(report.currency_breaks), 'currency', 'currencies')} differ; {equation(report)}:"
-        " see the tables of breaks, correct by entries, and reconcile again"
+        f" see the tables of breaks; backfill corrections propose {report.source_id} proposes what corrects them"
     )

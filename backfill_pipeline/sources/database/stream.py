@@ -233,7 +233,7 @@ def _pages(connection: Connection, plan: Plan) -> Iterator[StreamedRecords]:
                 )
             began = rows[0][len(plan.columns) :]
         if rows or after is None:
-            records, key = _records(plan, rows, read, after)
+            records, key = records_of(plan, rows, read, after)
             yield records
             read += len(rows)
         if len(rows) < limit:
@@ -263,7 +263,7 @@ def _fetched(connection: Connection, plan: Plan, after: _Row | None, limit: int)
     return fetch()
 
 
-def _records(
+def records_of(
     plan: Plan, rows: Sequence[_Row], read: int, after: _Row | None
 ) -> tuple[StreamedRecords, _Row | None]:
     """The rows of a page as records, and the key of the last one."""
