@@ -96,7 +96,7 @@ class TestAudit:
     def test_of_a_ledger_that_is_right_is_clean(self, command: Command) -> None:
         outcome = command("audit", "--json")
         assert (outcome.code, outcome.json["clean"], outcome.json["entries"]) == (0, True, 3)
-        assert {check["outcome"] for check in outcome.json["checks"]} == {"passed"}  # type: ignore[attr-defined]
+        assert {check["outcome"] for check in outcome.json["checks"]} == {"passed"}
         assert outcome.json["totals"] == [
             {"ledger_id": "MASTER", "currency_code": "USD", "entries": 3, "amount": "15.50", "days": 3,
              "earliest": "2024-03-01T12:00:00+00:00", "latest": "2024-03-03T12:00:00+00:00"}
@@ -188,7 +188,7 @@ def test_four_eyes_take_two_people_to_go_and_one_to_come_back(command: Command, 
     asked = command("four-eyes", "off", "--by", "ann", "--reason", "month end")
     assert (asked.code, asked.stdout.startswith("asked for by ann: another person has to ask")) == (3, True)
     assert command("four-eyes", "off", "--by", "ann").code == 3
-    (request,) = command("approvals", "--json").json["requests"]  # type: ignore[misc]
+    (request,) = command("approvals", "--json").json["requests"]
     assert (request["action"], request["requested_by"], request["reason"]) == (
         "four_eyes_off",
         "ann",

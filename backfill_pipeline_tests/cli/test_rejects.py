@@ -127,7 +127,7 @@ def test_killed_while_replaying_and_again_ends_exact(
 
     for wanted in (1, 40):
         with backfill.started("rejects", "replay", source, "--file", file) as process:
-            wait_until(lambda wanted=wanted: replayed() >= wanted or process.poll() is not None)  # type: ignore[misc]
+            wait_until(lambda wanted=wanted: replayed() >= wanted or process.poll() is not None)
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     assert 40 <= replayed() < 200

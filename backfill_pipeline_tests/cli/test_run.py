@@ -99,7 +99,7 @@ def test_the_constraints_of_the_sample_are_in_force(sample: tuple[Backfill, Outc
 
 def test_status_rejects_audit_and_reconcile_answer_in_json(sample: tuple[Backfill, Outcome]) -> None:
     backfill, _ = sample
-    (source,) = backfill("status", "--json").json["sources"]  # type: ignore[misc]
+    (source,) = backfill("status", "--json").json["sources"]
     assert isinstance(source, dict)
     assert source["status"] == "COMPLETED"
     assert source["processed"] == source["read"] == EXPECTED["entries"]
@@ -277,7 +277,7 @@ def test_a_poisoned_partition_fails_the_run_alone_and_a_higher_error_rate_finish
     assert backfill.query(
         "SELECT count(*) FROM ledger_entries WHERE source_row BETWEEN 21 AND 30 AND transaction_type = 'TRANSFER'"
     ) == [(0,)]
-    status = backfill("status", "--json").json["sources"][0]  # type: ignore[index]
+    status = backfill("status", "--json").json["sources"][0]
     assert (status["status"], list(status["failed_partitions"])) == ("FAILED", ["0003"])
     assert "0003" in backfill("status").stdout
 
@@ -424,7 +424,7 @@ def test_a_ledger_that_left_its_source_is_exit_code_4_for_run_and_reconcile(
     assert reconciled.code == 4
     assert "R000007" in reconciled.stdout
     assert "amount" in reconciled.stdout
-    assert backfill("status", "--json").json["sources"][0]["reconciliation"] == "break"  # type: ignore[index]
+    assert backfill("status", "--json").json["sources"][0]["reconciliation"] == "break"
 
 
 # --- what cannot be run -------------------------------------------------------------------------------------------
@@ -519,7 +519,7 @@ def test_a_wrong_password_is_one_sentence_and_a_right_one_is_kept_secret(
         (hba,) = admin.execute("SHOW hba_file").fetchone() or ("",)
         rules = Path(hba).read_text()
         Path(hba).write_text(f"local all clerk scram-sha-256\n{rules}")
-        admin.execute(f"CREATE ROLE clerk LOGIN SUPERUSER PASSWORD '{right}'")  # type: ignore[arg-type]
+        admin.execute(f"CREATE ROLE clerk LOGIN SUPERUSER PASSWORD '{right}'")
         admin.execute("SELECT pg_reload_conf()")
         try:
             here = {
@@ -540,7 +540,7 @@ def test_a_wrong_password_is_one_sentence_and_a_right_one_is_kept_secret(
                 ).fetchall()
                 for (table,) in tables:
                     found = connection.execute(
-                        f"SELECT count(*) FROM {table} AS t WHERE t::text LIKE %s",  # type: ignore[arg-type]
+                        f"SELECT count(*) FROM {table} AS t WHERE t::text LIKE %s",
                         [f"%{right}%"],
                     ).fetchone()
                     assert found == (0,), table

@@ -55,5 +55,5 @@ def test_what_was_touched_is_named(backfill: Backfill, world: World, source: Pat
     assert "R000017" in touched.stdout
     told = backfill("verify", "--json").json
     assert told["verdict"] == "touched"
-    assert [one["breaks"][0]["source_row"] for one in told["touched"]] == [17]  # type: ignore[index, union-attr, attr-defined]
+    assert [one["breaks"][0]["source_row"] for one in told["touched"]] == [17]
     assert backfill("verify", "--since", "yesterday").code == 2

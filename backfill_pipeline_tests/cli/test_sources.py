@@ -37,7 +37,7 @@ def test_list_shows_right_and_wrong_definitions_without_any_database(tmp_path: P
     (tmp_path / "export.csv").write_text(CSV, encoding="utf-8")
     outcome = backfill("sources", "list", "--json")
     assert outcome.code == 0
-    bank, wrong = outcome.json["sources"]  # type: ignore[misc]
+    bank, wrong = outcome.json["sources"]
     assert (bank["source_id"], bank["type"], bank["bytes"], bank["rows"], bank["status"]) == (
         "bank", "csv", len(CSV), None, "not run",
     )  # fmt: skip
@@ -63,7 +63,7 @@ def test_list_knows_what_was_run(backfill: Backfill) -> None:
     )
     (backfill.sources_dir / "export.csv").write_text(CSV, encoding="utf-8")
     assert backfill("run", "bank").code == 3
-    (bank,) = backfill("sources", "list", "--json").json["sources"]  # type: ignore[misc]
+    (bank,) = backfill("sources", "list", "--json").json["sources"]
     assert isinstance(bank, dict)
     assert (bank["rows"], bank["status"]) == (5, "COMPLETED")
 
@@ -78,7 +78,7 @@ def test_check_tells_rows_that_would_be_rejected(command: Backfill) -> None:
     assert "row 3, line 5  amount_malformed" in outcome.stdout
     found = command("sources", "check", "bank", "--json")
     assert (found.code, found.json["good"], found.json["whole_file"]) == (3, 2, True)
-    assert len(found.json["sample"]) == 3  # type: ignore[arg-type]
+    assert len(found.json["sample"]) == 3
 
 
 def test_check_of_a_good_source_is_clean(command: Backfill) -> None:
@@ -97,7 +97,7 @@ def test_check_says_every_error_at_once_with_its_line(command: Backfill, tmp_pat
     assert lines[0].startswith(f"{wrong}:8: fields.amuont is an unknown key: did you mean amount?")
     assert lines[1].startswith(f"{wrong}:14: max_error_rate is")
     assert lines[2] == "2 problems"
-    problem, _ = command("sources", "check", "wrong", "--json").json["problems"]  # type: ignore[misc]
+    problem, _ = command("sources", "check", "wrong", "--json").json["problems"]
     assert (problem["line"], problem["key"], problem["suggestion"]) == (8, "fields.amuont", "amount")
     assert command("sources", "check", "none").code == 2
     assert command("sources", "check", tmp_path / "none.yaml").code == 2
@@ -119,7 +119,7 @@ def test_preview_shows_rows_on_terminals_of_any_width(command: Backfill, width: 
 
 def test_preview_in_json_has_everything(command: Backfill) -> None:
     found = command("sources", "preview", "bank", "--rows", 1, "--from", 5, "--json").json
-    (row,) = found["rows"]  # type: ignore[misc]
+    (row,) = found["rows"]
     assert isinstance(row, dict)
     assert (row["row"], row["line"], row["outcome"], row["code"]) == (3, 5, "rejected", "amount_malformed")
     assert row["before"]["amount"] == "1e3"

@@ -90,7 +90,7 @@ def test_a_backend_that_dies_is_survived_by_trying_again(backfill: Backfill, wor
     assert backfill.url is not None
     with backfill.started("run", source, "--json") as process:
         for committed in (20, 120):
-            wait_until(lambda committed=committed: batches(backfill.url or "") >= committed)  # type: ignore[misc]
+            wait_until(lambda committed=committed: batches(backfill.url or "") >= committed)
             backfill.query(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE datname = current_database() AND application_name = 'backfill s'"

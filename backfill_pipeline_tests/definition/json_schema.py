@@ -36,7 +36,7 @@ def offends(value: object, schema: dict[str, Any], root: dict[str, Any], place: 
 def _is(value: object, kind: str) -> bool:
     if isinstance(value, bool):
         return kind == "boolean"
-    return isinstance(value, _TYPES[kind])  # type: ignore[arg-type]
+    return isinstance(value, _TYPES[kind])
 
 
 def _reference(value: object, rule: str, _schema: Any, root: Any, place: str) -> list[str]:
@@ -69,7 +69,7 @@ def _additional(value: object, rule: Any, schema: Any, root: Any, place: str) ->
     if rule is False:
         return [f"{place}.{key} is not allowed" for key in others]
     assert isinstance(value, dict) or not others
-    return [one for key in others for one in offends(value[key], rule, root, f"{place}.{key}")]  # type: ignore[index]
+    return [one for key in others for one in offends(value[key], rule, root, f"{place}.{key}")]
 
 
 def _any_of(value: object, rule: Any, _schema: Any, root: Any, place: str) -> list[str]:

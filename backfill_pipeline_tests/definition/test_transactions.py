@@ -31,7 +31,7 @@ def written(folder: Path, *, fields: dict[str, object] | None = None, **sections
     base_fields = BASE["fields"]
     assert isinstance(base_fields, dict)
     merged = {**BASE, "fields": {**base_fields, **(fields or {})}, **sections}
-    merged["fields"] = {key: value for key, value in merged["fields"].items() if value is not None}  # type: ignore[attr-defined]
+    merged["fields"] = {key: value for key, value in merged["fields"].items() if value is not None}
     path = folder / "bank.yaml"
     path.write_text(yaml.safe_dump({key: value for key, value in merged.items() if value is not None}))
     return path

@@ -33,7 +33,7 @@ ROWS = (
 
 def _csv(delimiter: str = ",", line: str = "\n", encoding: str = "utf-8", **options: object) -> bytes:
     text = io.StringIO(newline="")
-    writer = csv.writer(text, delimiter=delimiter, lineterminator=line, **options)  # type: ignore[arg-type]
+    writer = csv.writer(text, delimiter=delimiter, lineterminator=line, **options)
     writer.writerows([COLUMNS, *ROWS])
     return text.getvalue().encode(encoding)
 

@@ -39,7 +39,7 @@ class TestOpenAccounts:
         with pytest.raises(
             LedgerError, match="account cash is USD fiat debit in the ledger and .* in the accounts file:"
         ):
-            open_accounts(world.connection, accounts(LOAN, other))  # type: ignore[arg-type]
+            open_accounts(world.connection, accounts(LOAN, other))
         assert world.count("bank_accounts") == 1
 
     def test_all_mismatches_are_counted(self, world: World) -> None:

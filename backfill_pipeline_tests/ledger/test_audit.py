@@ -99,7 +99,7 @@ class TestOfALedgerThatIsRight:
 
         def post_in_between(*arguments: object) -> object:
             bank.post_one(Entry("meanwhile", "A", "EQUITY"), other)
-            return real(*arguments)  # type: ignore[arg-type]
+            return real(*arguments)
 
         monkeypatch.setattr(audit, "balance_checks", post_in_between)
         examined = audit.audit(bank.connection)
@@ -367,11 +367,11 @@ def test_reads_each_table_a_bounded_number_of_times(world: World) -> None:
         def count(*arguments: object, **options: object) -> object:
             nonlocal counted
             counted += 1
-            return real(*arguments, **options)  # type: ignore[call-overload]
+            return real(*arguments, **options)
 
-        world.connection.cursor = count  # type: ignore[method-assign]
+        world.connection.cursor = count
         audit.audit(world.connection)
-        world.connection.cursor = real  # type: ignore[method-assign]
+        world.connection.cursor = real
         return counted
 
     world.post(registration, many(100, 50))

@@ -135,7 +135,7 @@ def test_entries_and_rejects_are_those_of_the_pipeline(
     # Duplicates and conflicts are told apart, and what is not posted is told last.
     read, posted, duplicates, conflicts, rejected, _ = outcome(ours)
     assert (read, posted, duplicates, conflicts) == (124, 102, 2, 4)
-    assert f"{conflicts + rejected} of 124 rows are not posted" in done.stderr.splitlines()[-2]  # type: ignore[operator]
+    assert f"{conflicts + rejected} of 124 rows are not posted" in done.stderr.splitlines()[-2]
     assert ours.value("SELECT status FROM ledger_backfill_checkpoints") == "COMPLETED"
     # Again: nothing is posted, and the loss is told again.
     before = ours.snapshot()

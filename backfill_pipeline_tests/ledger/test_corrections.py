@@ -361,7 +361,7 @@ def test_a_repeat_is_found_only_where_it_came_another_way(world: World) -> None:
     world.post(registration, [Entry("S1"), Entry("S2"), Entry("other", amount="3.00")])
     assert correction_findings.posted_twice(world.connection, limit=10) == (0, [])
     for name, changes in {"L1": {}, "near": {"amount": "10.01"}, "later": {"at": JANUARY}}.items():
-        world.post_one(Entry(name, **changes))  # type: ignore[arg-type]
+        world.post_one(Entry(name, **changes))
     count, found = correction_findings.posted_twice(world.connection, limit=10)
     assert (count, [(one.reference_id, one.kept_reference_id) for one in found]) == (1, [("L1", "S1")])
 

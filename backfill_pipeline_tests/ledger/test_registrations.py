@@ -79,7 +79,7 @@ def test_a_change_while_partitions_are_open_is_refused_naming_it(
     world.open("A", "B")
     world.post(first, [Entry("r1")])
     with pytest.raises(SourceChangedError) as caught:
-        register(world.connection, replace(plan, **change))  # type: ignore[arg-type]
+        register(world.connection, replace(plan, **change))
     assert named in str(caught.value)
     assert "2 of 2 partitions are not posted yet" in str(caught.value)
     assert registrations.load(world.connection, "bank") == first

@@ -103,7 +103,7 @@ def test_a_source_is_taken_out_with_its_opening_balances_and_nothing_else_moves(
 
     found = rollback.plan(world.connection, BANK)
     assert (found["mode"], found["nothing_to_do"], found["refused"]) == ("delete", False, [])
-    assert found["entries"]["count"] == 57  # type: ignore[index]
+    assert found["entries"]["count"] == 57
     assert world.count() == 58, "a plan changes nothing"
     done = apply(world)
 
@@ -111,7 +111,7 @@ def test_a_source_is_taken_out_with_its_opening_balances_and_nothing_else_moves(
     assert world.rows(CONTENT) == before
     assert world.balances() == balances
     world.assert_balances_follow_entries()
-    assert done["proof"]["content_before"] == done["proof"]["content_after"]  # type: ignore[index]
+    assert done["proof"]["content_before"] == done["proof"]["content_after"]
     assert world.count("backfill_batches") == 0
     assert world.count("backfill_rolled_back_batches") == 3
     assert world.rows("SELECT DISTINCT status FROM backfill_partition_outcomes") == [("rolled back",)]
@@ -125,8 +125,8 @@ def test_a_second_rollback_is_a_no_op_that_says_so(world: World) -> None:
     found = rollback.plan(world.connection, BANK)
     assert found["nothing_to_do"] is True
     assert len(str(found["plan_hash"])) == 64
-    assert "rolled back at" in found["remarks"][0]  # type: ignore[index]
-    assert "by ana" in found["remarks"][0]  # type: ignore[index]
+    assert "rolled back at" in found["remarks"][0]
+    assert "by ana" in found["remarks"][0]
     for plan_hash in (str(found["plan_hash"]), str(first["plan_hash"])):
         again = rollback.apply(world.connection, BANK, plan_hash=plan_hash, actor="ana")
         assert (again["applied"], again["nothing_to_do"]) == (False, True)
@@ -330,16 +330,16 @@ def test_accounts_that_would_break_a_constraint_are_named_and_refused(world: Wor
     world.post(world.register(1), [Entry("IN", "CASH", "EQUITY", "10.00")])
     world.post_one(Entry("SPENT", "SHOP", "CASH", "4.00"))
     found = rollback.plan(world.connection, BANK)
-    assert found["dependents"]["accounts_below_zero"] == {  # type: ignore[index]
+    assert found["dependents"]["accounts_below_zero"] == {
         "count": 1,
         "sample": [{"account": "CASH", "available_after": "-4"}],
     }
     assert found["refused"] == []
-    assert "constraints could not be applied afterwards" in found["remarks"][0]  # type: ignore[index]
+    assert "constraints could not be applied afterwards" in found["remarks"][0]
     constraints.apply(world.connection)
     for mode in ("delete", "reverse"):
         with pytest.raises(LedgerError, match="account CASH would have -4 available"):
-            apply(world, mode=mode)  # type: ignore[arg-type]
+            apply(world, mode=mode)
     assert world.count() == 2
 
 
@@ -436,12 +436,12 @@ def test_rows_that_were_told_duplicates_depend_on_it(world: World) -> None:
         [other.partitions[0].id],
     )
     found = rollback.plan(world.connection, BANK)
-    assert found["dependents"]["duplicates"] == {  # type: ignore[index]
+    assert found["dependents"]["duplicates"] == {
         "count": 1,
         "sample": [{"source": "other", "partition": "0001", "rows": 1, "first_reference": "X"}],
     }
-    assert "source other partition 0001 has rows that were told duplicates" in found["remarks"][0]  # type: ignore[index]
-    assert rollback.plan(world.connection, RollbackScope("other"))["dependents"]["duplicates"]["count"] == 0  # type: ignore[index]
+    assert "source other partition 0001 has rows that were told duplicates" in found["remarks"][0]
+    assert rollback.plan(world.connection, RollbackScope("other"))["dependents"]["duplicates"]["count"] == 0
 
 
 # --- together with others -------------------------------------------------------------------------------------------

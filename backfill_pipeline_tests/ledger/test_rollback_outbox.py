@@ -53,7 +53,7 @@ def answered(world: World, status: str, kind: Kind = "acknowledgement") -> str:
     with world.connection.transaction():
         delivery = outbox_deliveries.lock_delivery(world.connection, BANK, kind)
         assert delivery is not None
-        verdicts = [Verdict(item.id, status, None, 3600) for item in delivery.items]  # type: ignore[arg-type]
+        verdicts = [Verdict(item.id, status, None, 3600) for item in delivery.items]
         outbox_deliveries.settle(world.connection, delivery, verdicts)
     return delivery.body
 

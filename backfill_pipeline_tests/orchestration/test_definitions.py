@@ -46,7 +46,7 @@ def test_the_graph_of_a_source(sources: World) -> None:
         key.to_user_string(): (
             graph.get(key).group_name,
             sorted(parent.to_user_string() for parent in graph.get(key).parent_keys),
-            graph.get(key).partitions_def.name if graph.get(key).partitions_def else None,  # type: ignore[union-attr]
+            graph.get(key).partitions_def.name if graph.get(key).partitions_def else None,
         )
         for key in graph.get_all_asset_keys()
         if key.to_user_string() not in LEDGER_ASSETS - {"balance_constraints"}

@@ -82,7 +82,7 @@ def _failed(instance: dg.DagsterInstance) -> set[str]:
         key
         for key, status in instance.get_status_by_partition(
             dg.AssetKey(["s", "posted"]), KEYS, dg.DynamicPartitionsDefinition(name="s_chunks")
-        ).items()  # type: ignore[union-attr]
+        ).items()
         if status is not None and status.value == "FAILED"
     }
 
@@ -173,7 +173,7 @@ def proposals(operator: Operator) -> list[dict[str, object]]:
     (latest,) = operator.instance.fetch_materializations(dg.AssetKey("corrections"), limit=1).records
     assert latest.asset_materialization is not None
     table = latest.asset_materialization.metadata.get("proposals")
-    return [] if table is None else [dict(record.data) for record in table.records]  # type: ignore[attr-defined]
+    return [] if table is None else [dict(record.data) for record in table.records]
 
 
 def test_a_correction_takes_two_people_and_ends_in_a_match(operator: Operator) -> None:

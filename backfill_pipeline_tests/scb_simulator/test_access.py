@@ -26,7 +26,7 @@ def ask(client: Client, method: str, path: str, **headers: str) -> httpx.Respons
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda one: one.name)
 class TestEveryOperation:
-    def test_without_a_token_it_is_closed_unless_it_is_open_to_all(self, shared: Client, operation) -> None:  # type: ignore[no-untyped-def]
+    def test_without_a_token_it_is_closed_unless_it_is_open_to_all(self, shared: Client, operation) -> None:
         response = ask(shared, operation.method, operation.path)
         if operation.name in OPEN:
             assert response.status_code != 401 or operation.name == "token"
@@ -35,15 +35,15 @@ class TestEveryOperation:
         assert response.headers["www-authenticate"] == 'Bearer realm="scb-simulator"'
 
     @pytest.mark.parametrize("header", ["Bearer wrong", "Bearer", "Basic eDp5", "Bearer é"])
-    def test_with_a_wrong_token_it_is_closed(self, shared: Client, operation, header: str) -> None:  # type: ignore[no-untyped-def]
+    def test_with_a_wrong_token_it_is_closed(self, shared: Client, operation, header: str) -> None:
         if operation.name not in OPEN:
-            response = ask(shared, operation.method, operation.path, Authorization=header.encode("latin-1"))  # type: ignore[arg-type]
+            response = ask(shared, operation.method, operation.path, Authorization=header.encode("latin-1"))
             assert response.status_code == 401
             assert response.headers["www-authenticate"].startswith("Bearer ")
 
     def test_the_admins_token_and_the_apis_do_not_open_each_others_doors(
         self, shared: Client, operation
-    ) -> None:  # type: ignore[no-untyped-def]
+    ) -> None:
         own = shared.simulator.credentials
         token = {"api": own.admin_token, "admin": own.token}.get(operation.guard)
         if token is not None:
@@ -84,7 +84,7 @@ class TestClientCredentials:
             "client_id": own.client_id,
             "client_secret": own.client_secret,
         }
-        header = {"Authorization": f"Bearer {self.token(client, form).json()['access_token']}"}  # type: ignore[arg-type]
+        header = {"Authorization": f"Bearer {self.token(client, form).json()['access_token']}"}
         clock["now"] += 99
         assert ask(client, "GET", "/ledgers", **header).status_code == 200
         clock["now"] += 1

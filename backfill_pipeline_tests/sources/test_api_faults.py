@@ -129,7 +129,7 @@ def test_a_server_that_answers_drop_by_drop_is_left(api: ApiServer) -> None:
             sent.append(b" ")
             yield sent[-1]
 
-    api.answer = lambda request: StreamingResponse(drops(), media_type="application/json")  # type: ignore[arg-type]
+    api.answer = lambda request: StreamingResponse(drops(), media_type="application/json")
     with pytest.raises(TransientSourceError, match="takes too long to send its answer"):
         read(section(api.url, max_attempts="1", answer_timeout_s="0.3"))
     assert len(sent) < 1_000  # it did not wait for all of them
@@ -200,7 +200,7 @@ def test_a_page_for_logging_in_is_no_answer(api: ApiServer) -> None:
 
 def test_json_that_says_it_is_plain_text_or_nothing_is_read(api: ApiServer) -> None:
     for kind in ("text/plain", None, "application/problem+json", "APPLICATION/JSON ; charset=x"):
-        api.answer = lambda request, kind=kind: Response('{"data":{"entries":[{"id":1}]}}', media_type=kind)  # type: ignore[misc]
+        api.answer = lambda request, kind=kind: Response('{"data":{"entries":[{"id":1}]}}', media_type=kind)
         assert read(section(api.url), "id").num_rows == 1
 
 
@@ -279,7 +279,7 @@ def test_a_page_that_is_too_large_is_left_at_the_limit(api: ApiServer) -> None:
             sent += 65536
             yield b" " * 65536
 
-    api.answer = lambda request: StreamingResponse(flood(), media_type="application/json")  # type: ignore[arg-type]
+    api.answer = lambda request: StreamingResponse(flood(), media_type="application/json")
     with pytest.raises(
         SourceFileError, match="more than 100,000 bytes: ask for smaller pages .* api.max_page_bytes"
     ):

@@ -32,7 +32,7 @@ LAYOUT = st.sampled_from(
 
 
 def written(value: object, layout: dict[str, object]) -> bytes:
-    return json.dumps(value, **layout).encode(errors="replace")  # type: ignore[arg-type]
+    return json.dumps(value, **layout).encode(errors="replace")
 
 
 @settings(max_examples=300, deadline=None)

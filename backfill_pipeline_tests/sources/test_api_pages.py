@@ -186,27 +186,27 @@ def test_values_below_others_and_other_alphabets(api: ApiServer) -> None:
 
 
 def test_a_total_that_does_not_add_up_is_refused_with_both_numbers(api: ApiServer) -> None:
-    api.answer = pages_of({"meta": {"total": 5}, "data": {"entries": [{"id": 1}, {"id": 2}]}})  # type: ignore[assignment]
+    api.answer = pages_of({"meta": {"total": 5}, "data": {"entries": [{"id": 1}, {"id": 2}]}})
     with pytest.raises(SourceFileError, match="there are 5 records, but gave 2"):
         read(section(api.url, total="meta.total"))
     with pytest.raises(SourceFileError, match="does not say how many records there are: .*meta.count"):
         read(section(api.url, total="meta.count"))
     with pytest.raises(SourceFileError, match="header X-Total"):
         read(section(api.url, total_header="X-Total"))
-    api.answer = pages_of({"meta": {"total": "5 or so"}, "data": {"entries": [{"id": 1}]}})  # type: ignore[assignment]
+    api.answer = pages_of({"meta": {"total": "5 or so"}, "data": {"entries": [{"id": 1}]}})
     with pytest.raises(SourceFileError, match="'5 or so' records, which is no number"):
         read(section(api.url, total="meta.total"))
 
 
 def test_a_total_of_more_than_pages_give_ends_at_the_first_empty_page(api: ApiServer) -> None:
     body = {"meta": {"total": 9}, "data": {"entries": [{"id": 1}]}}
-    api.answer = pages_of(body, {**body, "data": {"entries": []}})  # type: ignore[assignment]
+    api.answer = pages_of(body, {**body, "data": {"entries": []}})
     with pytest.raises(SourceFileError, match="there are 9 records, but gave 1:"):
         read(section(api.url, total="meta.total", pagination={"kind": "page", "end": "total"}))
 
 
 def test_a_server_that_ignores_the_page_number_is_found_out_at_the_second_page(api: ApiServer) -> None:
-    api.answer = pages_of({"data": {"entries": [{"id": 1}, {"id": 2}]}})  # type: ignore[assignment]
+    api.answer = pages_of({"data": {"entries": [{"id": 1}, {"id": 2}]}})
     with pytest.raises(
         SourceFileError, match=r"entries: page 2, page=2: gives a page of 2 records that it gave before"
     ):
@@ -334,7 +334,7 @@ def test_a_number_may_be_a_cursor(api: ApiServer) -> None:
 def test_records_that_come_twice_stay_and_are_counted(api: ApiServer) -> None:
     """Something was inserted at the front while pages were read, and R2 was corrected meanwhile."""
     body = {"meta": {"total": 4}}
-    api.answer = pages_of(  # type: ignore[assignment]
+    api.answer = pages_of(
         {**body, "data": {"entries": [{"id": "R4"}, {"id": "R3"}]}},
         {**body, "data": {"entries": [{"id": "R3"}, {"id": "R2"}]}},
         {**body, "data": {"entries": [{"id": "R2", "amount": 5}, {"id": "R1"}]}},
@@ -387,7 +387,7 @@ def test_lines_run_do_not_grow_with_the_records_of_a_page(api: ApiServer) -> Non
     for count in (1_000, 4_000):
         api.records = entries(count)
         stream = ApiStream(section(api.url, key="id", total="meta.total"), ["id", "amount"])
-        measured.append(lines_executed(lambda stream=stream: list(stream.records())))  # type: ignore[misc]
+        measured.append(lines_executed(lambda stream=stream: list(stream.records())))
         assert stream.report()["records"] == count
     assert_set_wise(*measured)
 
@@ -401,7 +401,7 @@ def test_however_many_records_and_however_they_are_laid_out_both_parsers_agree(
     rows.insert(30, {"id": [1], "amount": 1, "more": []})
     for indent in (None, 2):
         body = json.dumps({"data": {"entries": rows}}, indent=indent).replace("\n", "\r\n")
-        api.answer = lambda request, body=body: Response(body, media_type="application/json")  # type: ignore[misc]
+        api.answer = lambda request, body=body: Response(body, media_type="application/json")
         for few in (1, 10_000):
             monkeypatch.setattr(json_records, "FEW_LINES", few)
             table = read(section(api.url))
@@ -438,7 +438,7 @@ def test_a_line_that_is_no_json_is_one_reject_unless_it_is_the_end_of_the_answer
         ("é".encode()[:1], "ends within a char"),
     ):
         body = "\n".join(lines[:2]).encode() + b"\n" + (last if isinstance(last, bytes) else last.encode())
-        api.answer = lambda request, body=body: Response(body)  # type: ignore[misc]
+        api.answer = lambda request, body=body: Response(body)
         with pytest.raises(TransientSourceError, match=sentence):
             read(lines_of(api.url), "id")
     api.answer = lambda request: Response(b'{"id": "\0"}\n')

@@ -63,7 +63,7 @@ def test_any_csv_that_python_writes_reads_back_cell_for_cell(
     if any({*"\r\n"} & {*cell} for row in rows for cell in row):
         quoting = csv.QUOTE_ALL  # csv leaves line breaks other than its own terminator without quotes
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator=terminator, delimiter=delimiter, quoting=quoting)  # type: ignore[arg-type]
+    writer = csv.writer(text, lineterminator=terminator, delimiter=delimiter, quoting=quoting)
     writer.writerows([header, *rows])
     content = text.getvalue()
     if cut_last_terminator:
@@ -134,7 +134,7 @@ def test_any_csv_with_escapes_that_python_writes_reads_back_cell_for_cell(
     writer = csv.writer(
         text,
         lineterminator=terminator,
-        quoting=quoting,  # type: ignore[arg-type]
+        quoting=quoting,
         doublequote=False,
         escapechar=escape,
         quotechar=None if quoting == csv.QUOTE_NONE else '"',

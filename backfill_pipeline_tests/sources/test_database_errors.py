@@ -286,7 +286,7 @@ def test_sql_that_is_wrong_names_the_key(legacy: str, key: str) -> None:
     execute(legacy, "CREATE TABLE t (id int)")
     chosen = {"query": "SELEC 1 AS id"} if key == "query" else {"table": "t", "where": "idd = 1"}
     with pytest.raises(SourceFileError, match=rf"the database refuses it \(.*\): correct database\.{key}\."):
-        read(key="id", **chosen)  # type: ignore[arg-type]
+        read(key="id", **chosen)
 
 
 def test_files_that_are_no_databases(tmp_path: Path) -> None:

@@ -359,7 +359,7 @@ def test_columns_that_are_not_there(
     execute(legacy, statement)
     chosen = {"table": "t", "key": "id", **keys}
     with pytest.raises(SourceFileError, match=message):
-        read(**{key: value for key, value in chosen.items() if value is not None})  # type: ignore[arg-type]
+        read(**{key: value for key, value in chosen.items() if value is not None})
 
 
 def test_a_misspelt_column_of_sqlite_is_no_text(tmp_path: Path) -> None:

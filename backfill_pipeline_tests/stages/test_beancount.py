@@ -30,8 +30,8 @@ def balances_of_beancount(path: Path) -> dict[tuple[object, object], Decimal]:
     entries, errors, _ = loader.load_file(str(path))
     assert not errors
     held: dict[tuple[object, object], Decimal] = defaultdict(Decimal)
-    root = realization.realize(entries)  # type: ignore[no-untyped-call]
-    for account in realization.iter_children(root):  # type: ignore[no-untyped-call]
+    root = realization.realize(entries)
+    for account in realization.iter_children(root):
         for position in account.balance:
             held[account.account, position.units.currency] += position.units.number
     return {place: number for place, number in held.items() if number}

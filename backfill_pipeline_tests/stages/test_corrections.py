@@ -69,7 +69,7 @@ def propose(world: World, path: Path, **arguments: object) -> ProposalReport:
     return propose_for_source(
         open_work(load_definition(path), world.places),
         actor="ann",
-        **arguments,  # type: ignore[arg-type]
+        **arguments,
     )
 
 
@@ -364,7 +364,7 @@ def test_verification_compares_the_sources_concerned(
     propose(world, bank, limit=1)
     apply_all(connection)
 
-    def open_source(source_id: str):  # type: ignore[no-untyped-def]
+    def open_source(source_id: str):
         assert source_id == "bank"
         return open_work(load_definition(bank), world.places)
 

@@ -314,7 +314,7 @@ def cut_once(port: int, *, after_bytes: int, then: object) -> Iterator[int]:
             while data := left.recv(65536):
                 passed += len(data)
                 if limit is not None and passed > limit:
-                    then()  # type: ignore[operator]
+                    then()
                     break
                 right.sendall(data)
         for one in (left, right):

@@ -120,8 +120,8 @@ class TestAPack:
         assert (
             shown["source"]["sha256"]
             == hashlib.sha256((auditor.source.parent / "bank.csv").read_bytes()).hexdigest()
-        )  # type: ignore[index]
-        assert shown["reconciliation"]["verdict"] == "match"  # type: ignore[index]
+        )
+        assert shown["reconciliation"]["verdict"] == "match"
         assert shown["seals"] == {"batches": 4, "sealed": 4, "final": 0, "rolled_back": 0}
         assert {file.name for file in pack.path.iterdir()} == {
             *(f"{name}.csv" for name in TABLES), "summary.json", "index.html", "manifest.json", "definition.yaml",

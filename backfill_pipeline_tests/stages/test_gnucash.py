@@ -44,7 +44,7 @@ def test_closing_balances_are_those_of_the_book(world: World) -> None:
             >= 4
         )
     found = {
-        str(name): balance if side == "debit" else -balance  # type: ignore[operator]
+        str(name): balance if side == "debit" else -balance
         for name, side, balance in world.query("SELECT id, normal_side, balance FROM bank_accounts")
     }
     trading = {name: found.pop(name) for name in list(found) if name.startswith("Trading:")}

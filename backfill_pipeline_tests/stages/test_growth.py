@@ -166,7 +166,7 @@ def test_a_known_file_is_not_surveyed_again(
 
     def spy(self: CsvReader, *arguments: object, **options: object) -> object:
         surveyed.append(self._content.file)
-        return survey(self, *arguments, **options)  # type: ignore[arg-type]
+        return survey(self, *arguments, **options)
 
     monkeypatch.setattr(CsvReader, "survey", spy)
     world.post(inbox.source)

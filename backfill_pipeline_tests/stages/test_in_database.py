@@ -176,7 +176,7 @@ def test_a_connection_that_is_lost_in_a_batch_is_taken_up_by_another(
     post, lost = taken_rows.put_entries, []
 
     def lose_it(connection: Connection, *arguments: object) -> None:
-        post(connection, *arguments)  # type: ignore[arg-type]
+        post(connection, *arguments)
         if len(lost) < 2:
             lost.append(connection)
             connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")

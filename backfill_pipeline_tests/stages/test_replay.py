@@ -23,9 +23,9 @@ def counts(world: World) -> tuple[int, ...]:
     """The source's count equation, which must hold, with every open reject kept."""
     rows = world.query(f"SELECT {', '.join(_COUNTS)}, rejects_recorded FROM backfill_partition_outcomes")
     for read, *parts, recorded in rows:
-        assert read == sum(parts)  # type: ignore[arg-type]
-        assert recorded == parts[2] + parts[3]  # type: ignore[operator]
-    return tuple(sum(row[place] for row in rows) for place in range(len(_COUNTS)))  # type: ignore[misc]
+        assert read == sum(parts)
+        assert recorded == parts[2] + parts[3]
+    return tuple(sum(row[place] for row in rows) for place in range(len(_COUNTS)))
 
 
 def checkpoint(world: World) -> tuple[str, int, int, int]:
@@ -299,7 +299,7 @@ def test_a_replay_that_fails_in_the_middle_leaves_nothing_and_the_next_is_exact(
         calls += 1
         if calls == 2:
             raise KeyboardInterrupt
-        record(*arguments)  # type: ignore[arg-type]
+        record(*arguments)
 
     with monkeypatch.context() as patched:
         patched.setattr(replays, "record", fail_at_the_second)
@@ -326,7 +326,7 @@ def test_a_batch_whose_commit_the_client_did_not_hear_of_is_not_posted_again(
 
     def lose_the_first_answer(*arguments: object) -> None:
         nonlocal heard
-        post(*arguments)  # type: ignore[arg-type]
+        post(*arguments)
         if not heard:
             heard = True
             raise TransientLedgerError("the connection was lost")
@@ -369,7 +369,7 @@ def test_any_rows_repaired_in_any_order_give_the_ledger_of_a_source_that_had_the
         "max_error_rate": "1",
         "config": {"batch_size": str(dice.choice([1, 4, 100]))},
     }
-    path = world.write("bank", spoilt, **settings)  # type: ignore[arg-type]
+    path = world.write("bank", spoilt, **settings)
     if generated:
         text = path.read_text().replace("reference_id: ref\n", "reference_id: {generate: true}\n")
         path.write_text(text)
@@ -387,7 +387,7 @@ def test_any_rows_repaired_in_any_order_give_the_ledger_of_a_source_that_had_the
     with server.ledger_database() as url:
         other = World(url, tmp_path / "right from the start")
         other.folder.mkdir()
-        right_path = other.write("bank", spoilt, **settings)  # type: ignore[arg-type]
+        right_path = other.write("bank", spoilt, **settings)
         right_path.write_text(path.read_text())
         other.post(right_path)
         ours, theirs = world.snapshot(), other.snapshot()
@@ -418,5 +418,5 @@ def test_no_work_per_row(world: World) -> None:
         path = world.write(name, bad, max_error_rate="1", partition_rows="2000")
         world.post(path)
         file = rewrite(export(world, path), lambda found: [row | {"amount": "1.00"} for row in found])
-        measured.append(lines_executed(lambda path=path, file=file: replay(world, path, file)))  # type: ignore[misc]
+        measured.append(lines_executed(lambda path=path, file=file: replay(world, path, file)))
     assert_set_wise(*measured[1:])

@@ -45,7 +45,7 @@ def test_of_two_rows_with_one_reference_the_first_is_posted_however_slow(
     """Every partition repeats the references of the one before with other amounts; earlier ones take longer to post."""
     real = posting.post_batch
 
-    def slowly(connection, plan, *arguments, **options):  # type: ignore[no-untyped-def]
+    def slowly(connection, plan, *arguments, **options):
         time.sleep(0.3 if plan.partition_key in ("0001", "0003") else 0)
         return real(connection, plan, *arguments, **options)
 
@@ -68,7 +68,7 @@ def test_under_balance_constraints_partitions_are_posted_one_after_the_other(
     together: set[str] = set()
     met = threading.Event()
 
-    def watched(connection, plan, *arguments, **options):  # type: ignore[no-untyped-def]
+    def watched(connection, plan, *arguments, **options):
         at_work.append(plan.partition_key)
         if len(at_work) > 1:
             together.update(at_work)
@@ -137,7 +137,7 @@ def test_an_abandoned_run_leaves_no_thread_and_no_lock(world: World) -> None:
         [partition.key for partition in work.registration.partitions]
     )
     next(reports)
-    reports.close()  # type: ignore[attr-defined]
+    reports.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(("prepare", "post"))]
     with source_lock(world.url, "s"):
         pass
@@ -151,7 +151,7 @@ def test_a_commit_whose_answer_was_lost_is_found_and_not_repeated(
     """The server committed, the client saw an error: for every single batch."""
     real, seen = posting.post_batch, set[int]()
 
-    def post_and_lose(connection, plan, *arguments, **options):  # type: ignore[no-untyped-def]
+    def post_and_lose(connection, plan, *arguments, **options):
         outcome = real(connection, plan, *arguments, **options)
         if plan.first_row not in seen:
             seen.add(plan.first_row)
@@ -189,7 +189,7 @@ def test_an_unexpected_error_of_one_partition_does_not_stop_the_others(
 ) -> None:
     real = runner_module.PartitionFrames.validated
 
-    def fail(frames):  # type: ignore[no-untyped-def]
+    def fail(frames):
         if frames.key == "0002":
             raise ZeroDivisionError("a bug")
         return real(frames)
@@ -212,7 +212,7 @@ def test_balances_changed_from_outside_while_posting_stop_the_run(
     source = world.write("s", entries(40), config={"batch_size": "5", "checkpoint_interval": "2"})
     real = posting.post_batch
 
-    def meddle(connection, plan, *arguments, **options):  # type: ignore[no-untyped-def]
+    def meddle(connection, plan, *arguments, **options):
         world.query("UPDATE bank_accounts SET balance = balance + 1 WHERE id = 'C'")
         return real(connection, plan, *arguments, **options)
 

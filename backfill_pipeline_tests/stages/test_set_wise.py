@@ -41,7 +41,7 @@ def lines_executed(action: Callable[[], object]) -> Counter[str]:
         action()
     finally:
         sys.settrace(before)
-        threading.settrace(before)  # type: ignore[arg-type]
+        threading.settrace(before)
     return lines
 
 
@@ -69,7 +69,7 @@ def test_a_run_and_its_reconciliation(world: World, sources: Callable[[str, int]
     measured = []
     for rows in (_FEW, _MANY):
         source = sources(f"s{rows}", rows)
-        measured.append(lines_executed(lambda source=source: (world.post(source), world.reconcile(source))))  # type: ignore[misc]
+        measured.append(lines_executed(lambda source=source: (world.post(source), world.reconcile(source))))
     assert_set_wise(*measured)
     assert len(world.references()) == _FEW + _MANY
 
@@ -95,7 +95,7 @@ def test_a_run_with_rules_lookups_and_filtered_rows(world: World) -> None:
         )
         text = path.read_text().replace("reference_id: ref", "reference_id: key")
         path.write_text(text)
-        measured.append(lines_executed(lambda path=path: (world.post(path), world.reconcile(path))))  # type: ignore[misc]
+        measured.append(lines_executed(lambda path=path: (world.post(path), world.reconcile(path))))
     assert_set_wise(*measured[1:])
 
 
@@ -119,7 +119,7 @@ def test_a_run_of_scattered_transactions_of_several_rows(world: World) -> None:
         text = path.read_text().replace("reference_id: ref", "reference_id: txn")
         text = text.replace("  debit_account_id: debit\n  credit_account_id: credit", "  account_id: account")
         path.write_text(text)
-        measured.append(lines_executed(lambda path=path: (world.post(path), world.reconcile(path))))  # type: ignore[misc]
+        measured.append(lines_executed(lambda path=path: (world.post(path), world.reconcile(path))))
     assert_set_wise(*measured[1:])
     assert len(world.references()) == (100 + _FEW + _MANY) // 2
 
@@ -129,7 +129,7 @@ def test_a_run_in_which_everything_is_a_duplicate(world: World, sources: Callabl
     for rows in (_FEW, _MANY):
         world.post(sources(f"first{rows}", rows))
         again = sources(f"again{rows}", rows)
-        measured.append(lines_executed(lambda again=again: (world.post(again), world.reconcile(again))))  # type: ignore[misc]
+        measured.append(lines_executed(lambda again=again: (world.post(again), world.reconcile(again))))
         assert world.reconcile(again).duplicates == rows
     assert_set_wise(*measured)
 

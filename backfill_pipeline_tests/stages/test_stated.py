@@ -443,6 +443,6 @@ def test_no_row_is_taken_in_hand(world: World) -> None:
         export = path.with_suffix(".csv")
         export.write_text(export.read_text().replace(",A,", ",A," if name == "warm" else f",A{name},"))
         world.post(path)
-        measured.append(lines_executed(lambda path=path: world.reconcile(path)))  # type: ignore[misc]
+        measured.append(lines_executed(lambda path=path: world.reconcile(path)))
         assert report_of(world, path).agrees
     assert_set_wise(*measured[1:])

@@ -33,7 +33,7 @@ def copied(world: World, name: str, old: str = "", new: str = "") -> Path:
 
 
 def balances(world: World) -> dict[object, object]:
-    return dict(world.query("SELECT id, balance FROM bank_accounts WHERE id NOT LIKE 'OPENING%%'"))  # type: ignore[arg-type]
+    return dict(world.query("SELECT id, balance FROM bank_accounts WHERE id NOT LIKE 'OPENING%%'"))
 
 
 def test_mt940_statements_become_double_entries(world: World) -> None:
@@ -144,7 +144,7 @@ def test_a_workbook(world: World) -> None:
         values = list(row)
         if isinstance(values[3], str) and values[3].endswith(".00"):
             values[3] = float(values[3])
-        sheet.append(values)  # type: ignore[union-attr]
+        sheet.append(values)
     book.save(path.with_suffix(".xlsx"))
     assert len(world.post(path)) == 3
     assert [(row, code) for row, _, code, _ in world.rejects()] == [
@@ -167,7 +167,7 @@ def test_several_workbooks(world: World) -> None:
         book = openpyxl.Workbook()
         sheet = book.active
         for row in [list(HEADER), *rows]:
-            sheet.append(row)  # type: ignore[union-attr]
+            sheet.append(row)
         book.save(path.parent / f"{name}.xlsx")
     world.post(path)
     assert len(world.references()) == 19

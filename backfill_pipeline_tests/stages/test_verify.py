@@ -36,7 +36,7 @@ def verified(world: World, source: Path, **chosen: object) -> VerificationReport
         return load_definition(source)
 
     with connect(world.url) as connection:
-        return verify(connection, world.places, definition_of, **chosen)  # type: ignore[arg-type]
+        return verify(connection, world.places, definition_of, **chosen)
 
 
 def the_touched(report: VerificationReport) -> TouchedSeal:

@@ -202,7 +202,7 @@ class World:
 
     def post(self, path: Path, **arguments: object) -> list[PartitionReport]:
         """Runs, and insists that every partition went well."""
-        reports = self.run(path, **arguments)  # type: ignore[arg-type]
+        reports = self.run(path, **arguments)
         errors = [(report.key, report.error) for report in reports if report.error is not None]
         assert not errors, errors
         return reports
