@@ -20,6 +20,7 @@
 -- list them). 1 and 2 are psql's own: a file that cannot be read, a server that cannot be reached.
 
 \set ON_ERROR_STOP on
+\set AUTOCOMMIT on
 \set QUIET on
 \pset pager off
 \if :{?source} \else \set source '' \endif
@@ -31,7 +32,11 @@ SELECT set_config('backfill.source', :'source', false) AS source_, set_config('b
        set_config('backfill.key', :'key', false) AS key_, set_config('backfill.batch_size', :'batch_size', false) AS size_,
        set_config('timezone', 'UTC', false) AS zone_, set_config('datestyle', 'ISO, YMD', false) AS style_,
        set_config('work_mem', '128MB', false) AS memory_, set_config('lock_timeout', '60s', false) AS wait_,
-       set_config('jit', 'off', false) AS jit_, set_config('backfill.origin', 'LOCAL', false) AS origin_ \gset
+       set_config('jit', 'off', false) AS jit_, set_config('backfill.origin', 'LOCAL', false) AS origin_,
+       set_config('default_transaction_isolation', 'read committed', false) AS isolation_,
+       -- In what the text of a row is written, from which it is hashed: whoever goes on may have other settings.
+       set_config('intervalstyle', 'postgres', false) AS interval_, set_config('bytea_output', 'hex', false) AS bytea_,
+       set_config('extra_float_digits', '1', false) AS floats_ \gset
 
 -- --- what is read ----------------------------------------------------------------------------------------------------
 
@@ -94,6 +99,12 @@ BEGIN
     EXECUTE format('CREATE TEMP VIEW backfill_rows AS SELECT s.%I AS key%s, to_jsonb(s)::text AS raw FROM %s s',
                    key, selected, source);
 END
+$$;
+
+-- How its columns are read, as a hash; the same whichever schemas are on the path of whoever asks.
+CREATE FUNCTION pg_temp.backfill_mapping() RETURNS text
+LANGUAGE sql SET search_path = pg_catalog AS $$
+    SELECT encode(sha256(convert_to(pg_get_viewdef('pg_temp.backfill_rows'::regclass), 'UTF8')), 'hex')
 $$;
 
 -- How many rows there are, and one hash over all of them in the order of the key. In three steps, so that no text grows large.
@@ -285,7 +296,7 @@ DECLARE
     this          text := current_setting('backfill.source_id');
     found       record;
     current     record;
-    mapping     text := encode(sha256(convert_to(pg_get_viewdef('pg_temp.backfill_rows'::regclass), 'UTF8')), 'hex');
+    mapping     text := pg_temp.backfill_mapping();
     keys        record;
     new_id      bigint;
     new_number  integer;

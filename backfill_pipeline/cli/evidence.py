@@ -92,7 +92,10 @@ def verify(
 
     Exit codes: 0 it is as it was written, 2 usage, 4 it is not.
     """
+    from rich.markup import escape
+
     from backfill_pipeline.cli.output import console, print_json
+    from backfill_pipeline.cli.tables import printable
     from backfill_pipeline.stages.evidence_check import check_pack
     from backfill_pipeline.stages.evidence_keys import read_public_key
 
@@ -102,18 +105,18 @@ def verify(
     else:
         verdict = "[red]changed[/red]" if checked.faults else "[green]as written[/green]"
         console.print(
-            f"{verdict}  evidence of [bold]{checked.source_id}[/bold], {checked.files} files,"
+            f"{verdict}  evidence of [bold]{escape(printable(checked.source_id))}[/bold], {checked.files} files,"
             f" manifest {checked.manifest_sha256}"
         )
         for fault in checked.faults:
-            console.print(f"  {fault}", markup=False)
+            console.print(f"  {printable(fault)}", markup=False)
         if checked.signed_by is None:
             console.print("  not signed" if not checked.faults else "  no valid signature")
         else:
             whose = "the given key" if public_key is not None else "a key of which only this is known"
             console.print(f"  signed by {whose}: {checked.signed_by}", markup=False)
         for finding in checked.findings:
-            console.print(f"  it says itself: {finding}", markup=False)
+            console.print(f"  it says itself: {printable(finding)}", markup=False)
     raise typer.Exit(ExitCode.RECONCILIATION_BREAK if checked.faults else ExitCode.CLEAN)
 
 
@@ -179,12 +182,14 @@ def _write(
 
 
 def _print(pack: Pack) -> None:
+    from rich.markup import escape
+
     from backfill_pipeline.cli.output import console
 
     verdict = "[green]complete and proven[/green]"
     if pack.findings:
         verdict = "[red]does not hold[/red]" if pack.broken else "[yellow]not complete[/yellow]"
-    console.print(f"{verdict}  evidence of [bold]{pack.source_id}[/bold] in {pack.path}")
+    console.print(f"{verdict}  evidence of [bold]{pack.source_id}[/bold] in {escape(str(pack.path))}")
     for finding in pack.findings:
         console.print(f"  {finding}", markup=False)
     console.print(f"  manifest {pack.manifest_sha256}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from backfill_pipeline.cli.output import console, print_json
 from backfill_pipeline.cli.session import dagster_instance, open_session
-from backfill_pipeline.cli.sources import printable
+from backfill_pipeline.cli.tables import printable
 from backfill_pipeline.definition.catalogue import find_sources
 from backfill_pipeline.definition.models import SourceDefinition
 

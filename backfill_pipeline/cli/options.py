@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from backfill_pipeline.cli.person import recordable
+
 Source = Annotated[
     str,
     typer.Argument(
@@ -35,4 +37,11 @@ Actor = Annotated[
         help="Who does this, for the audit log; by default BACKFILL_ACTOR, else your user and host.",
     ),
 ]
-Reason = Annotated[str | None, typer.Option(metavar="TEXT", help="Why, for the audit log.")]
+Reason = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT",
+        help="Why, for the audit log.",
+        callback=lambda text: None if text is None else recordable(text),
+    ),
+]

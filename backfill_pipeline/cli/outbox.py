@@ -16,8 +16,7 @@ from backfill_pipeline.cli.exit_codes import ExitCode
 from backfill_pipeline.cli.output import console, print_json, remarks
 from backfill_pipeline.cli.session import Session, open_session
 from backfill_pipeline.cli.signals import stopped_by_signals
-from backfill_pipeline.cli.sources import printable
-from backfill_pipeline.cli.tables import plain_table
+from backfill_pipeline.cli.tables import plain_table, printable
 from backfill_pipeline.definition.catalogue import SUFFIXES
 from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.errors import TransientError, UsageError

@@ -37,6 +37,7 @@ def period_close(
     from backfill_pipeline.cli.output import console, print_json
     from backfill_pipeline.cli.person import person
     from backfill_pipeline.cli.session import open_session
+    from backfill_pipeline.cli.tables import printable
     from backfill_pipeline.ledger import periods
 
     first = parse_month(month)
@@ -46,10 +47,13 @@ def period_close(
     if json:
         print_json({**asdict(found), "month": month, "closed_now": closed})
     elif closed:
-        console.print(f"{ledger} {month} is closed with {found.entries or 0:,} entries, seal {found.seal}")
+        console.print(
+            f"{ledger} {month} is closed with {found.entries or 0:,} entries, seal {found.seal}", markup=False
+        )
     else:
         console.print(
-            f"{ledger} {month} is closed already, since {found.closed_at:%Y-%m-%d} by {found.closed_by}"
+            f"{ledger} {month} is closed already, since {found.closed_at:%Y-%m-%d} by {printable(found.closed_by)}",
+            markup=False,
         )
     raise typer.Exit(ExitCode.CLEAN)
 
@@ -79,10 +83,13 @@ def period_reopen(
     elif not reopened:
         console.print(
             f"{ledger} {month} stays closed until another person than {actor} asks for the same:"
-            f" backfill period reopen {ledger} {month} --by NAME"
+            f" backfill period reopen {ledger} {month} --by NAME",
+            markup=False,
         )
     else:
-        console.print(f"{ledger} {month} is open" + ("" if was_closed else "; it was not closed"))
+        console.print(
+            f"{ledger} {month} is open" + ("" if was_closed else "; it was not closed"), markup=False
+        )
     raise typer.Exit(ExitCode.CLEAN if reopened else ExitCode.REJECTS_OR_REFUSED)
 
 

@@ -19,8 +19,7 @@ from backfill_pipeline.cli.banks import refuse_whole_banks
 from backfill_pipeline.cli.exit_codes import ExitCode
 from backfill_pipeline.cli.output import console, print_json, remarks, state
 from backfill_pipeline.cli.session import named_source, open_session
-from backfill_pipeline.cli.sources import printable
-from backfill_pipeline.cli.tables import plain_table
+from backfill_pipeline.cli.tables import plain_table, printable
 from backfill_pipeline.definition.catalogue import split_day
 from backfill_pipeline.wording import counted
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from backfill_pipeline.cli.exit_codes import ExitCode
 from backfill_pipeline.cli.output import console, print_json, remarks
-from backfill_pipeline.cli.sources import printable, readable_size
+from backfill_pipeline.cli.sources import readable_size
+from backfill_pipeline.cli.tables import printable
 from backfill_pipeline.errors import UsageError
 from backfill_pipeline.wording import counted
 

@@ -122,6 +122,7 @@ def _apply(
     from backfill_pipeline.cli.person import person
     from backfill_pipeline.cli.session import dagster_instance, open_session
     from backfill_pipeline.ledger import rollback as rollbacks
+    from backfill_pipeline.orchestration.rollbacks import show_rolled_back
 
     with open_session() as session:
         done = rollbacks.apply(
@@ -133,11 +134,9 @@ def _apply(
             mode=mode,
             reverse_at=at,
         )
-        if done["applied"]:
-            from backfill_pipeline.orchestration.rollbacks import show_rolled_back
-
-            with dagster_instance(session) as instance:
-                show_rolled_back(instance, session.connection, scope.source_id)
+        # Also when nothing was left to do: whoever did it may have been killed before it could be shown.
+        with dagster_instance(session) as instance:
+            show_rolled_back(instance, session.connection, scope.source_id)
     if as_json:
         print_json(done)
     elif not done["applied"]:
@@ -217,11 +216,10 @@ def _again(done: Mapping[str, object]) -> str:
     """The command that posts anew what was rolled back."""
     from backfill_pipeline.definition.scb_days import split_day_source_id
 
-    sources = [str(one["source"]) for one in _rows(_part(done, "batches")["list"], ("source",))]
-    days = [day for day in map(split_day_source_id, sources) if day is not None]
-    if days:
-        first, last = min(day for _, day in days), max(day for _, day in days)
-        return f"backfill sync run {days[0][0]} --from {first} --to {last}"
+    batches = _part(done, "batches")
+    first, last = (split_day_source_id(str(batches[name])) for name in ("first_source", "last_source"))
+    if first is not None and last is not None:
+        return f"backfill sync run {first[0]} --from {first[1]} --to {last[1]}"
     return f"backfill resume {done['source']}"
 
 

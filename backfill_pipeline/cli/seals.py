@@ -79,8 +79,8 @@ def verify(
 ) -> None:
     """Hash what was sealed anew, and name the batch and the entry that were touched since. Changes nothing.
 
-    Exit codes: 0 everything is as it was sealed, 1 failed, 2 usage, 3 a closed period has no seal, 4 something was
-    touched.
+    Exit codes: 0 everything is as it was sealed, 1 failed, 2 usage, 3 it is so together with corrections, or a closed
+    period has no seal, 4 something was touched.
     """
     from backfill_pipeline.cli.output import print_json
     from backfill_pipeline.cli.session import named_source, open_session
@@ -97,7 +97,7 @@ def verify(
             since=moment,
         )
     if json:
-        print_json({"verdict": "intact" if report.intact else "touched", **asdict(report)})
+        print_json({"verdict": report.verdict, **asdict(report)})
     else:
         _print(report)
     raise typer.Exit(exit_code(report))
@@ -105,6 +105,8 @@ def verify(
 
 def exit_code(report: VerificationReport) -> ExitCode:
     """What a verification comes to."""
+    if report.corrected:
+        return ExitCode.REJECTS_OR_REFUSED
     if not report.intact:
         return ExitCode.RECONCILIATION_BREAK
     unsealed = report.unsealed
@@ -131,10 +133,10 @@ def _print(report: VerificationReport) -> None:
     from backfill_pipeline.cli.tables import plain_table
     from backfill_pipeline.wording import counted
 
-    verdict = "[green]intact[/green]" if report.intact else "[red]touched[/red]"
+    colour = {"intact": "green", "corrected": "yellow", "touched": "red"}[report.verdict]
     console.print(
-        f"{verdict}  {counted(report.seals, 'seal')} over {counted(report.entries, 'entry', 'entries')},"
-        f" {report.seconds:.1f} s"
+        f"[{colour}]{report.verdict}[/{colour}]  {counted(report.seals, 'seal')}"
+        f" over {counted(report.entries, 'entry', 'entries')}, {report.seconds:.1f} s"
     )
     for fault in report.chain_faults[:_SHOWN]:
         console.print(f"  ledger {fault.ledger_id}: seal {fault.number} {fault.fault}", markup=False)
@@ -144,9 +146,15 @@ def _print(report: VerificationReport) -> None:
             f" {counted(one.sealed, 'entry', 'entries')} sealed, {one.found:,} found",
             markup=False,
         )
+        if one.corrected_by:
+            numbers = ", ".join(str(number) for number in one.corrected_by)
+            console.print(
+                f"    corrected: with correction {numbers} it is what was sealed, field for field",
+                markup=False,
+            )
         if one.breaks:
             console.print(plain_table([asdict(each) for each in one.breaks[:_SHOWN]]))
-        if one.unexplained is not None:
+        if one.unexplained is not None and not one.corrected_by:
             console.print(f"    no entry is named: {one.unexplained}", markup=False)
     if report.unsealed is None:
         return

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from backfill_pipeline.cli.exit_codes import ExitCode
 from backfill_pipeline.cli.output import console, print_json, remarks, state
+from backfill_pipeline.cli.tables import printable
 from backfill_pipeline.errors import BackfillError, SourceDefinitionError, UsageError
 from backfill_pipeline.settings import Settings, load_settings
 from backfill_pipeline.wording import counted
@@ -348,17 +349,6 @@ def _one_below_the_other(row: PreviewRow) -> Table:
         for name, value in texts.items():
             grid.add_row(Text(mark + printable(name)), Text(printable(value, _VALUE_SHOWN)))
     return grid
-
-
-def printable(text: str, limit: int | None = None) -> str:
-    """Text of a file as it can be shown: no character of it can move the cursor, colour or turn what is around it."""
-    cut = text if limit is None or len(text) <= limit else text[: limit - 1] + "…"
-    if cut.isprintable():
-        return cut
-    return "".join(
-        one if one.isprintable() else "⏎" if one == "\n" else one.encode("unicode_escape").decode()
-        for one in cut
-    )
 
 
 # --- schema -----------------------------------------------------------------------------------------------------

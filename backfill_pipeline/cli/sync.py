@@ -25,7 +25,7 @@ from backfill_pipeline.cli.exit_codes import ExitCode
 from backfill_pipeline.cli.output import console, print_json, remarks, state
 from backfill_pipeline.cli.progress import days_progress
 from backfill_pipeline.cli.session import Session, dagster_instance, open_session
-from backfill_pipeline.cli.sources import printable
+from backfill_pipeline.cli.tables import printable
 from backfill_pipeline.ledger import bank_days, sync_status
 from backfill_pipeline.wording import counted
 

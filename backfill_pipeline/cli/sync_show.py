@@ -17,8 +17,7 @@ from backfill_pipeline.cli.banks import check_banks, chosen_banks, chosen_spans,
 from backfill_pipeline.cli.exit_codes import ExitCode
 from backfill_pipeline.cli.output import console, print_json, remarks, state
 from backfill_pipeline.cli.session import Session, open_session
-from backfill_pipeline.cli.sources import printable
-from backfill_pipeline.cli.tables import plain_table
+from backfill_pipeline.cli.tables import plain_table, printable
 from backfill_pipeline.definition.scb_days import last_ended_day, scb_of
 from backfill_pipeline.errors import BackfillError
 from backfill_pipeline.ledger import outbox, sync_status

@@ -1,6 +1,6 @@
-"""Tables on the terminal.
+"""Text and tables on the terminal.
 
-Belongs here: rows as a rich table.
+Belongs here: rows as a rich table; texts of others made harmless.
 Does not: what is in them.
 """
 
@@ -8,22 +8,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from typing import Final
 
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
+
+from backfill_pipeline.cli.output import console
+
+_ANY_WIDTH: Final = 1_000_000
 
 
 def plain_table(rows: Sequence[Mapping[str, object]]) -> Table:
-    """Rows with equal keys as a table without lines; numbers are right-aligned, nothing is read as markup."""
-    from rich.text import Text
+    """Rows with equal keys as a table without lines; numbers are right-aligned, nothing is read as markup.
 
+    Nothing is ever cut: a terminal that is too narrow folds cells, and a pipe or a file gets whole lines.
+    """
     table = Table(box=None, pad_edge=True, header_style="bold")
     for name in rows[0] if rows else ():
         value = next((row[name] for row in rows if row[name] is not None), None)
         table.add_column(
-            name.replace("_", " "), justify="right" if isinstance(value, (int, float, Decimal)) else "left"
+            name.replace("_", " "),
+            justify="right" if isinstance(value, (int, float, Decimal)) else "left",
+            overflow="fold",
         )
     for row in rows:
-        table.add_row(*(Text(_text(value)) for value in row.values()))
+        table.add_row(*(Text(printable(_text(value))) for value in row.values()))
+    if not console.is_terminal:
+        table.width = Measurement.get(console, console.options.update(max_width=_ANY_WIDTH), table).maximum
     return table
 
 
@@ -35,3 +47,14 @@ def _text(value: object) -> str:
     if isinstance(value, (int, Decimal)):
         return f"{value:,}"
     return str(value)
+
+
+def printable(text: str, limit: int | None = None) -> str:
+    """Text of a file as it can be shown: no character of it can move the cursor, colour or turn what is around it."""
+    cut = text if limit is None or len(text) <= limit else text[: limit - 1] + "…"
+    if cut.isprintable():
+        return cut
+    return "".join(
+        one if one.isprintable() else "⏎" if one == "\n" else one.encode("unicode_escape").decode()
+        for one in cut
+    )

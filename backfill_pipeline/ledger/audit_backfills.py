@@ -46,9 +46,11 @@ _BATCHES_WITHOUT_ENTRIES: Final = Query(
         " restore them, or roll the batch back so that the records say so",
     ),
     "SELECT b.id AS batch_id, b.source_id, b.kind, b.posted, b.posted_at FROM backfill_batches b"
-    " WHERE b.posted > 0 AND NOT EXISTS (SELECT FROM backfill_batch_entries e WHERE e.batch_id = b.id)",
+    " LEFT JOIN ledger_corrected_batches c ON c.batch_id = b.id"
+    " WHERE b.posted > 0 AND NOT EXISTS (SELECT FROM backfill_batch_entries e WHERE e.batch_id = b.id)"
+    " AND b.posted IS DISTINCT FROM c.entries",
     "batch_id",
-    ("backfill_batches",),
+    ("backfill_batches", "ledger_corrected_batches"),
 )
 _BATCHES_DIFFER: Final = Query(
     Check(
@@ -59,9 +61,25 @@ _BATCHES_DIFFER: Final = Query(
         " SOURCE too",
     ),
     "SELECT b.id AS batch_id, b.source_id, b.kind, b.posted, e.entries FROM backfill_batches b"
-    " JOIN backfill_batch_entries e ON e.batch_id = b.id WHERE e.entries <> b.posted",
+    " JOIN backfill_batch_entries e ON e.batch_id = b.id"
+    " LEFT JOIN ledger_corrected_batches c ON c.batch_id = b.id"
+    " WHERE e.entries <> b.posted AND e.entries + coalesce(c.entries, 0) <> b.posted",
     "batch_id",
-    ("backfill_batches",),
+    ("backfill_batches", "ledger_corrected_batches"),
+)
+_BATCHES_AS_CORRECTED: Final = Query(
+    Check(
+        "batches_as_corrected",
+        Severity.NOTE,
+        "batches that have more or fewer entries than they posted, all of which corrections account for",
+        "nothing: the corrections say what happened, and backfill verify proves that they brought back what was sealed",
+    ),
+    "SELECT b.id AS batch_id, b.source_id, b.kind, b.posted, coalesce(e.entries, 0) AS entries FROM backfill_batches b"
+    " JOIN ledger_corrected_batches c ON c.batch_id = b.id"
+    " LEFT JOIN backfill_batch_entries e ON e.batch_id = b.id"
+    " WHERE coalesce(e.entries, 0) <> b.posted AND coalesce(e.entries, 0) + c.entries = b.posted",
+    "batch_id",
+    ("backfill_batches", "ledger_corrected_batches"),
 )
 _COUNTS: Final = Query(
     Check(
@@ -124,6 +142,7 @@ def backfill_checks(
         _UNKNOWN_BATCHES,
         _BATCHES_WITHOUT_ENTRIES,
         _BATCHES_DIFFER,
+        _BATCHES_AS_CORRECTED,
         _COUNTS,
         _stalled(stalled_after),
     ):

@@ -1,4 +1,4 @@
-"""The audit's checks of what guards history: the chains of the audit log and of seals, requests, columns that are open.
+"""The audit's checks of what guards history: chains, decisions and their records, requests, open columns.
 
 Belongs here: whether what makes tampering show is itself as it was written.
 Does not: computing seals from their entries again (`seals`), which takes reading every entry.
@@ -73,6 +73,77 @@ _CONTROLS: Final = (
     ),
     Query(
         Check(
+            "decisions_without_record",
+            Severity.BREAK,
+            "what only a recorded decision can bring about, and no row of the audit log tells of",
+            "somebody wrote to these tables directly, around the procedures. Find out who (the server's log may say),"
+            " and have what was done decided, or undone",
+        ),
+        """
+        SELECT 'batch annulled' AS what,
+               format('seal %s of ledger %s, batch %s', s.number, s.ledger_id, s.batch_id) AS subject
+        FROM ledger_seals s
+        WHERE s.kind = 'annulment' AND s.batch_id IS NOT NULL AND NOT EXISTS (
+                  SELECT FROM audit_log l JOIN backfill_rollbacks r ON r.plan_hash = l.plan_hash
+                  JOIN backfill_rolled_back_batches b ON b.rollback_id = r.id
+                  WHERE l.action = 'rollback' AND l.plan_hash = s.plan_hash AND b.id = s.batch_id)
+        UNION ALL
+        SELECT 'rolled back', format('rollback %s of %s', r.id, r.source_id)
+        FROM backfill_rollbacks r
+        WHERE NOT EXISTS (SELECT FROM audit_log l WHERE l.action = 'rollback' AND l.plan_hash = r.plan_hash)
+        UNION ALL
+        SELECT 'period seal annulled', period.subject
+        FROM (SELECT ledger_id || ' ' || to_char(month, 'YYYY-MM') AS subject, count(*) AS annulled
+              FROM ledger_seals WHERE kind = 'annulment' AND month IS NOT NULL GROUP BY ledger_id, month) AS period
+        WHERE annulled > (SELECT count(*) FROM audit_log l
+                          WHERE l.action = 'period_reopen' AND l.subject = period.subject)
+        UNION ALL
+        SELECT 'period opened', s.ledger_id || ' ' || to_char(s.month, 'YYYY-MM')
+        FROM ledger_seals_in_force s
+        WHERE s.kind = 'period'
+          AND NOT EXISTS (SELECT FROM ledger_periods p WHERE p.ledger_id = s.ledger_id AND p.month = s.month)
+        UNION ALL
+        SELECT 'seal no longer final', format('batch %s', batch_id)
+        FROM (SELECT DISTINCT jsonb_array_elements_text(l.after -> 'final_batches')::bigint AS batch_id
+              FROM audit_log l WHERE l.action = 'seal') AS made
+        WHERE NOT ledger_batch_is_final(made.batch_id)
+        UNION ALL
+        SELECT CASE WHEN now_on.four_eyes THEN 'four eyes switched on' ELSE 'four eyes switched off' END, 'ledger'
+        FROM (VALUES ((SELECT bool_and(four_eyes) FROM ledger_controls))) AS now_on (four_eyes)
+        WHERE now_on.four_eyes IS DISTINCT FROM coalesce(
+                  (SELECT (l.after ->> 'four_eyes')::boolean FROM audit_log l
+                   WHERE l.action IN ('four_eyes_on', 'four_eyes_off') ORDER BY l.number DESC LIMIT 1), true)
+        UNION ALL
+        SELECT 'correction ' || needed.action, format('correction %s', c.id)
+        FROM ledger_corrections c
+        CROSS JOIN LATERAL (
+            SELECT 'approved' AS action, c.approved_by AS actor WHERE c.approved_by IS NOT NULL
+            UNION ALL SELECT 'applied', NULL WHERE c.status IN ('applied', 'undone')) AS needed
+        WHERE NOT EXISTS (SELECT FROM audit_log l
+                          WHERE l.action = 'correction_' || needed.action AND l.subject = format('correction %s', c.id)
+                            AND (needed.actor IS NULL OR l.actor = needed.actor))
+        UNION ALL
+        SELECT 'column opened', 'ledger_entries.' || o.column_name
+        FROM ledger_open_columns o
+        WHERE NOT EXISTS (SELECT FROM audit_log l
+                          WHERE l.action = 'column_opened' AND l.subject = 'ledger_entries.' || o.column_name)
+        """,
+        "what, subject",
+        (
+            "audit_log",
+            "backfill_rollbacks",
+            "backfill_rolled_back_batches",
+            "ledger_controls",
+            "ledger_corrections",
+            "ledger_open_columns",
+            "ledger_periods",
+            "ledger_seals",
+            "ledger_seals_in_force",
+            "ledger_batch_is_final",
+        ),
+    ),
+    Query(
+        Check(
             "batches_not_sealed",
             Severity.NOTE,
             "batches that posted entries and have no seal yet",
@@ -93,6 +164,18 @@ _CONTROLS: Final = (
         "SELECT column_name::text, opened_at FROM ledger_open_columns",
         "column_name",
         ("ledger_open_columns",),
+    ),
+    Query(
+        Check(
+            "unfinished_data_steps",
+            Severity.NOTE,
+            "migrations whose data step is not finished",
+            "backfill db migrate carries on with it; postings may go on meanwhile",
+        ),
+        "SELECT version, name, table_name, done_upto, last_key, rows_done, last_batch_at FROM ledger_data_steps"
+        " WHERE finished_at IS NULL",
+        "version",
+        ("ledger_data_steps",),
     ),
     Query(
         Check(

@@ -72,7 +72,8 @@ FROM (SELECT e.reference_id, e.currency_code, e.amount,
                   WHEN b.id IS NULL AND EXISTS (SELECT FROM dual_ledger_outbox o
                                                 WHERE o.ledger_id = e.ledger_id AND o.reference_id = e.reference_id
                                                   AND o.destination = %(bank)s AND o.origin = %(bank)s
-                                                  AND NOT o.withdraws AND o.status NOT IN ('CANCELLED', 'COMPENSATED'))
+                                                  AND NOT o.withdraws AND o.compensated_by IS NULL
+                                                  AND o.status NOT IN ('CANCELLED', 'COMPENSATED'))
                   THEN 'bank'
                   ELSE 'ours' END AS whose
       FROM ledger_entries e
@@ -106,7 +107,8 @@ WITH known AS (
       AND (%(send)s OR EXISTS (SELECT FROM dual_ledger_outbox o
                                WHERE o.ledger_id = %(ledger)s AND o.reference_id = day.reference_id
                                  AND o.destination = %(bank)s
-                                 AND NOT o.withdraws AND o.status NOT IN ('CANCELLED', 'COMPENSATED')))
+                                 AND NOT o.withdraws AND o.compensated_by IS NULL
+                                 AND o.status NOT IN ('CANCELLED', 'COMPENSATED')))
     UNION ALL
     SELECT o.reference_id, true FROM dual_ledger_outbox o
     WHERE o.kind = 'entry' AND o.destination = %(bank)s AND o.ledger_id = %(ledger)s AND o.status <> 'CANCELLED'
@@ -126,14 +128,17 @@ FROM ref
 LEFT JOIN LATERAL (SELECT true AS here FROM ledger_entries     -- of another day, or nobody's
                    WHERE NOT ref.here AND ledger_id = %(ledger)s AND reference_id = ref.reference_id
                    LIMIT 1) AS e ON true
--- The row that says what is so; of ours, else the one that was compensated: the bank has the entry, and its reversal.
+-- The row that says what is so; of ours, else the one that was compensated, or will be: the bank has the entry, and its
+-- reversal.
 LEFT JOIN LATERAL (SELECT kind, status, created_at, attempts, last_error FROM dual_ledger_outbox
                    WHERE ledger_id = %(ledger)s AND reference_id = ref.reference_id
-                     AND destination = %(bank)s AND NOT withdraws AND status NOT IN ('CANCELLED', 'COMPENSATED')
+                     AND destination = %(bank)s AND NOT withdraws AND compensated_by IS NULL
+                     AND status NOT IN ('CANCELLED', 'COMPENSATED')
                    UNION ALL
                    SELECT kind, status, created_at, attempts, last_error FROM dual_ledger_outbox
                    WHERE ref.ours AND ledger_id = %(ledger)s AND reference_id = ref.reference_id
-                     AND destination = %(bank)s AND status = 'COMPENSATED'
+                     AND destination = %(bank)s
+                     AND (status = 'COMPENSATED' OR status = 'SENT' AND compensated_by IS NOT NULL)
                    LIMIT 1) AS o ON true
 """
 

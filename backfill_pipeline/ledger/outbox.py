@@ -302,7 +302,8 @@ def note_as_theirs(connection: Connection, ledger_id: str, bank_id: str, referen
             WHERE e.ledger_id = %(ledger)s AND e.reference_id = ANY(%(references)s)
             ORDER BY e.id
             ON CONFLICT (ledger_id, reference_id, destination)
-                WHERE NOT withdraws AND status NOT IN ('CANCELLED', 'COMPENSATED') DO UPDATE
+                WHERE NOT withdraws AND compensated_by IS NULL AND status NOT IN ('CANCELLED', 'COMPENSATED')
+            DO UPDATE
             SET origin = excluded.origin, payload = excluded.payload, status = 'PENDING', attempts = 0,
                 next_attempt_at = NULL, last_error = NULL, delivery_id = NULL
             WHERE o.kind = 'entry' AND o.status = 'DEAD'
@@ -350,7 +351,7 @@ def rows_without_entry(connection: Connection, ledger_id: str) -> list[Unmatched
         FROM dual_ledger_outbox o
         LEFT JOIN ledger_entries e ON e.ledger_id = o.ledger_id AND e.reference_id = o.reference_id
         WHERE o.ledger_id = %(ledger)s AND e.id IS NULL
-          AND NOT o.withdraws AND o.status NOT IN ('CANCELLED', 'COMPENSATED')
+          AND NOT o.withdraws AND o.compensated_by IS NULL AND o.status NOT IN ('CANCELLED', 'COMPENSATED')
         GROUP BY o.origin ORDER BY o.origin
         """,
         ledger_id,

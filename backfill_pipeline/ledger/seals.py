@@ -198,6 +198,20 @@ def touched(connection: Connection, seals: Sequence[Seal]) -> list[Touched]:
     return found
 
 
+def corrections_restoring(connection: Connection, one: Touched) -> tuple[int, ...]:
+    """The corrections with which a batch or period is what was sealed, to the byte; none when it is not."""
+    if one.number is None:
+        return ()
+    with ledger_errors("verify seals of"):
+        row = connection.execute(
+            "SELECT a.corrections FROM ledger_seals s"
+            " CROSS JOIN LATERAL ledger_seal_as_corrected(s.ledger_id, s.number) a"
+            " WHERE s.ledger_id = %s AND s.number = %s AND (a.entries, a.digest) = (s.entries, s.digest)",
+            [one.ledger_id, one.number],
+        ).fetchone()
+    return () if row is None else tuple(row[0])
+
+
 def unsealed(connection: Connection) -> Unsealed:
     """What of the ledger nobody would find out from seals if it were touched."""
     with ledger_errors("read seals of"):

@@ -243,7 +243,7 @@ def count_day(connection: Connection, day_source_id: str, registration_id: int, 
             "SELECT count(*), max(o.acknowledged_at) FROM ledger_entries e CROSS JOIN LATERAL"
             " (SELECT acknowledged_at FROM dual_ledger_outbox o WHERE o.ledger_id = e.ledger_id"
             "  AND o.reference_id = e.reference_id AND o.destination = %(bank)s AND o.status = 'ACKNOWLEDGED'"
-            "  AND NOT o.withdraws AND o.status NOT IN ('CANCELLED', 'COMPENSATED')"
+            "  AND NOT o.withdraws AND o.compensated_by IS NULL AND o.status NOT IN ('CANCELLED', 'COMPENSATED')"
             "  LIMIT 1) o"
             " WHERE e.batch_id BETWEEN %(low)s AND %(high)s AND e.batch_id = ANY (%(batches)s)",
             {

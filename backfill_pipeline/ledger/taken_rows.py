@@ -40,12 +40,13 @@ CREATE TEMP TABLE backfill_taken (
 );
 """
 
+_TAKE: Final = sql.SQL("INSERT INTO backfill_taken ({columns}, source_row, is_plain, digest) {rows}")
+
 # The inner query is not flattened: every expression is computed once, in the order in which an index gives the rows.
-_TAKE: Final = sql.SQL("""
-INSERT INTO backfill_taken ({columns}, source_row, is_plain, digest)
-SELECT {columns}, %(first_row)s - 1 + place,
+_MAPPED: Final = sql.SQL("""
+SELECT {columns}, %(first_row)s - 1 + place AS source_row,
        coalesce(is_plain AND {checks} AND c.code IS NOT NULL
-                AND scale(trim_scale(amount)) <= coalesce(c.minor_units, 18), false),
+                AND scale(trim_scale(amount)) <= coalesce(c.minor_units, 18), false) AS is_plain,
        digest
 FROM (SELECT {values}, row_number() OVER (ORDER BY {key}) AS place, {plain} AS is_plain,
              sha256(convert_to({row_text}, 'UTF8')) AS digest
@@ -54,7 +55,9 @@ LEFT JOIN currencies c ON c.code = currency_code
 """)
 
 _PROVE: Final = """
-SELECT count(*), encode(sha256(string_agg(digest, '' ORDER BY source_row)), 'hex') FROM pg_temp.backfill_taken
+SELECT count(*), encode(sha256(string_agg(digest, '' ORDER BY source_row)), 'hex'),
+       count(*) FILTER (WHERE NOT is_plain)
+FROM pg_temp.backfill_taken
 """
 
 _REFERENCES: Final = """
@@ -127,7 +130,7 @@ def take(
     first_row: int,
     count: int,
     in_slices: bool,
-) -> tuple[int, str | None]:
+) -> tuple[int, str | None, int]:
     """Takes a partition, in the caller's transaction; the rows stay for the session.
 
     Args:
@@ -140,22 +143,13 @@ def take(
         in_slices: they will be posted in several batches.
 
     Returns:
-        How many there were, and the SHA-256 of their hashes in order.
+        How many there were, the SHA-256 of their hashes in order, and how many are not plain.
     """
     connection.execute(_CREATE)
-    connection.execute(
-        "SELECT set_config('intervalstyle', 'iso_8601', true), set_config('bytea_output', 'hex', true)"
-    )
+    write_rows_alike(connection)
     connection.execute(
         _TAKE.format(
-            columns=sql.SQL(", ").join(map(sql.Identifier, source.columns)),
-            values=_named(source.columns),
-            key=sql.SQL(", ").join(source.key),
-            plain=sql.SQL(" AND ").join([sql.SQL("true"), *source.plain]),
-            checks=sql.SQL(" AND ").join(source.checks),
-            row_text=source.row_text,
-            rows=source.rows,
-            behind=behind,
+            columns=sql.SQL(", ").join(map(sql.Identifier, source.columns)), rows=mapped_rows(source, behind)
         ),
         {"first_row": first_row, "count": count, **bounds},
     )
@@ -163,7 +157,31 @@ def take(
     assert found is not None
     if in_slices:
         connection.execute("CREATE INDEX ON pg_temp.backfill_taken (source_row)")
-    return found[0], found[1]
+    return found
+
+
+def write_rows_alike(connection: Connection) -> None:
+    """Has the text of rows written as it was when they were registered, in the caller's transaction."""
+    connection.execute(
+        "SELECT set_config('intervalstyle', 'iso_8601', true), set_config('bytea_output', 'hex', true)"
+    )
+
+
+def mapped_rows(source: TakenFrom, behind: sql.Composable) -> sql.Composable:
+    """The query that maps rows: their columns as `source` has them, source_row, is_plain, digest.
+
+    Its parameters are first_row and count (see `take`), and those of `behind`.
+    """
+    return _MAPPED.format(
+        columns=sql.SQL(", ").join(map(sql.Identifier, source.columns)),
+        values=_named(source.columns),
+        key=sql.SQL(", ").join(source.key),
+        plain=sql.SQL(" AND ").join([sql.SQL("true"), *source.plain]),
+        checks=sql.SQL(" AND ").join(source.checks),
+        row_text=source.row_text,
+        rows=source.rows,
+        behind=behind,
+    )
 
 
 def _named(expressions: Mapping[str, sql.Composable]) -> sql.Composable:
@@ -282,7 +300,9 @@ def references_at(connection: Connection, entries: TakenRows, count: int) -> tup
     step = max(1, -(-(entries.last_row - entries.first_row) // (count - 1)))
     wanted = [*range(entries.first_row, entries.last_row, step), entries.last_row]
     rows = connection.execute(
-        "SELECT ledger_id, reference_id FROM pg_temp.backfill_taken WHERE source_row = ANY(%s)", [wanted]
+        # Of the column's own type: else every row is held against every number.
+        "SELECT ledger_id, reference_id FROM pg_temp.backfill_taken WHERE source_row = ANY(%s::bigint[])",
+        [wanted],
     ).fetchall()
     return [ledger for ledger, _ in rows], [reference for _, reference in rows]
 

@@ -175,10 +175,11 @@ class _Compiler:
             text = sql.SQL("ltrim({}, {})").format(text, sql.Literal(rule.strip_leading))
         for before, after in (rule.replace or {}).items():
             text = sql.SQL("replace({}, {}, {})").format(text, sql.Literal(before), sql.Literal(after))
-        is_stepped = (
-            rule.strip_leading is not None or rule.replace is not None or isinstance(rule, TemplateRule)
-        )
-        return self._trim(text) if is_stepped else text
+        # The columns of a template are trimmed already, and none is empty.
+        has_ends = isinstance(rule, TemplateRule) and rule.template != rule.template.strip(_WHITE)
+        if has_ends or rule.strip_leading is not None or rule.replace is not None:
+            return self._trim(text)
+        return text
 
     @staticmethod
     def _trim(text: sql.Composable) -> sql.Composable:
@@ -187,8 +188,9 @@ class _Compiler:
     def _ascii(self, key: str, name: str) -> sql.Composable:
         """A column's text without white space around it; rows in which it is not ASCII are not plain."""
         text = self._written(key, name)
-        may_be_other = self._types[name] in _WRITTEN | {"name", "json", "jsonb"}
-        if may_be_other and name not in self._ascii_columns:
+        if self._types[name] not in _WRITTEN | {"name", "json", "jsonb"}:  # nothing else, and no white space
+            return text
+        if name not in self._ascii_columns:
             self._ascii_columns.add(name)
             self._plain.append(sql.SQL("octet_length({}) = length({})").format(text, text))
         return self._trim(text)
@@ -207,7 +209,7 @@ class _Compiler:
             parts.append(column)
             empty.append(sql.SQL("{} = ''").format(column))
         return sql.SQL("CASE WHEN {} THEN '' ELSE {} END").format(
-            sql.SQL(" OR ").join(empty), sql.SQL("concat({})").format(sql.SQL(", ").join(parts))
+            sql.SQL(" OR ").join(empty), sql.SQL(" || ").join(parts)
         )
 
     # --- numbers ------------------------------------------------------------------------------------------------
@@ -232,8 +234,8 @@ class _Compiler:
         if kind not in _WRITTEN:
             raise NotInSqlError(key, f"reads the column {rule.column} of type {kind} as a number")
         text = self._trim(self._written(key, rule.column))
-        return sql.SQL("CASE WHEN {} ~ {} THEN {}::numeric END").format(
-            text, sql.Literal(_PLAIN_NUMBER), text
+        return sql.SQL("CASE WHEN {} <> '' AND {} ~ {} THEN {}::numeric END").format(
+            text, text, sql.Literal(_PLAIN_NUMBER), text
         )
 
     def _rate(self, key: str, rule: NumberRule) -> sql.Composable:

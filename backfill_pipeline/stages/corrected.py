@@ -38,6 +38,11 @@ class CorrectedReferences:
         """Those of a source that do not fit any more: what they corrected was taken back."""
         return self.left_over.filter(pc.equal(self.left_over.column("source_id"), source_id))
 
+    @property
+    def any_holds(self) -> bool:
+        """Whether any entry of the ledger stands corrected."""
+        return bool(self.holding.num_rows)
+
     def put_in(self, actual: pa.Table) -> tuple[pa.Table, int]:
         """Entries (LEDGER_SCHEMA, any order) as they stand after corrections; and how many are replaced or left out."""
         if not self.holding.num_rows:

@@ -12,7 +12,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -21,6 +23,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from backfill_pipeline.errors import UsageError
+from backfill_pipeline.ledger.evidence_tables import TABLES
 from backfill_pipeline.schemas.spreadsheets import FORMULA
 from backfill_pipeline.stages.evidence_format import COUNTS, FORMAT, MANIFEST, SIGNATURE, SUMMARY
 from backfill_pipeline.stages.evidence_keys import fingerprint, is_signed, same_key
@@ -125,23 +128,29 @@ class _Summary(BaseModel):
 
 def _file_faults(folder: Path, files: Mapping[str, _File]) -> Iterator[str]:
     there = {file.name for file in folder.iterdir()} - {MANIFEST, SIGNATURE}
+    for name in sorted({SUMMARY, *(f"{table}.csv" for table in TABLES)} - set(files)):
+        yield f"{name} is not in the manifest"
     for name in sorted(there | set(files)):
         if name not in files:
             yield f"{name} does not belong to the pack"
         elif name not in there:
             yield f"{name} is missing"
+        elif not _is_plain(folder / name):
+            yield f"{name} is no plain file: a pack holds no links, folders or pipes"
         elif _digest(folder / name) != files[name].sha256:
             yield f"{name} was changed"
 
 
 def _signature(folder: Path, manifest: bytes, public_key: bytes | None) -> tuple[str | None, list[str]]:
     path = folder / SIGNATURE
-    if not path.exists():
+    if not os.path.lexists(path):
         return None, [] if public_key is None else ["the pack is not signed"]
+    if not _is_plain(path):
+        return None, [f"{SIGNATURE} holds no signature"]
     try:
         said = _Signature.model_validate_json(path.read_bytes())
         signature, own_key = bytes.fromhex(said.signature), said.public_key.encode()
-    except ValueError:
+    except (OSError, ValueError):
         return None, [f"{SIGNATURE} holds no signature"]
     if public_key is not None and not same_key(own_key, public_key):
         return None, ["the pack was signed with another key than the given one"]
@@ -221,6 +230,8 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
     csv.field_size_limit(_FIELD_BYTES_MAX)
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
+            if None in row or None in row.values():
+                raise csv.Error("a row has more or fewer fields than the header")
             yield {name: _ESCAPED.sub(r"\1", value) for name, value in row.items()}
 
 
@@ -229,13 +240,23 @@ def _text(value: str | None) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _is_plain(path: Path) -> bool:
+    """Whether it is a file of its own: a link shows what lies elsewhere and may change, a pipe never ends."""
+    return stat.S_ISREG(path.lstat().st_mode)
+
+
+def _digest(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 def _read(path: Path, folder: Path) -> bytes:
     try:
+        if not _is_plain(path):
+            raise UsageError(f"{folder} holds no evidence pack: its {MANIFEST} is no plain file")
         return path.read_bytes()
     except OSError:
         raise UsageError(f"{folder} holds no evidence pack: it has no {MANIFEST}") from None

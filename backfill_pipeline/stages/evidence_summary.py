@@ -149,7 +149,11 @@ class _Facts:
         if self.verification is not None and self.verification.chain_faults:
             yield f"the chain of seals was touched: {counted(len(self.verification.chain_faults), 'fault')}"
         if self.verification is not None:
-            yield from (f"{one.subject} is not as it was sealed" for one in self.verification.touched)
+            for one in self.verification.touched:
+                numbers = ", ".join(str(number) for number in one.corrected_by)
+                yield f"{one.subject} is not as it was sealed" + (
+                    f"; it is so together with correction {numbers}" if numbers else ""
+                )
 
     def not_done_yet(self) -> Iterator[str]:
         """What is missing for a proof, and no break."""

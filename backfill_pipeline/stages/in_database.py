@@ -30,21 +30,15 @@ from backfill_pipeline.schemas.extracted import (
     SOURCE_LINE,
     SOURCE_ROW,
     extracted_schema,
-    to_arrow,
-    to_pandas,
 )
-from backfill_pipeline.schemas.frames import ENTRY_SCHEMA, REJECTS_SCHEMA, VALIDATED_SCHEMA
-from backfill_pipeline.schemas.ledger_entry import validate
-from backfill_pipeline.schemas.rejects import build_rejects
-from backfill_pipeline.sources.database.in_place import InPlaceReader, behind_key
+from backfill_pipeline.sources.database.in_place import InPlaceReader
+from backfill_pipeline.sources.database.in_place_statements import behind_key
 from backfill_pipeline.sources.protocol import SourceChunk
 from backfill_pipeline.stages.post import Poster
 from backfill_pipeline.stages.prepare import PartitionFrames, StageName, StageReport, refuse_too_many_rejects
 from backfill_pipeline.stages.reject_file import refresh_reject_file
-from backfill_pipeline.stages.taken_source import taken_from
+from backfill_pipeline.stages.taken_source import map_rows, taken_from
 from backfill_pipeline.wording import counted
-
-_ROWS_AT_ONCE = 20_000
 
 
 @dataclass(slots=True)
@@ -168,7 +162,8 @@ class InDatabasePoster(Poster):
         unusual = self._take_plain(connection, reader, chunk)
         took_s = time.monotonic() - started
         started = time.monotonic()
-        valid, rejected, filtered = self._map(reader, frames.key, unusual)
+        mapped = map_rows(self.work, frames.key, unusual)
+        valid, rejected, filtered = mapped.valid, mapped.rejected, mapped.filtered
         with ledger_errors("take rows in"), connection.transaction():
             if valid.num_rows:
                 taken_rows.add(connection, valid)
@@ -194,7 +189,7 @@ class InDatabasePoster(Poster):
             self._source = taken_from(self.work.definition, reader, connection)
         after = reader.key_before(chunk)
         with ledger_errors("take rows in"), connection.transaction():
-            found = taken_rows.take(
+            count, sha256, unusual = taken_rows.take(
                 connection,
                 self._source,
                 behind=behind_key(self._source.key, after),
@@ -203,9 +198,9 @@ class InDatabasePoster(Poster):
                 count=chunk.row_count,
                 in_slices=chunk.row_count > self.config.batch_size,
             )
-            if found != (chunk.row_count, chunk.sha256):
+            if (count, sha256) != (chunk.row_count, chunk.sha256):
                 raise reader.changed(chunk)
-            return taken_rows.leave_out_unusual(connection)
+            return taken_rows.leave_out_unusual(connection) if unusual else []
 
     def _refuse_too_many_early(self, key: str, rejected: pa.Table) -> None:
         if rejected.num_rows:
@@ -219,22 +214,6 @@ class InDatabasePoster(Poster):
             return taken_rows.source_rows(connection)
         numbers = np.arange(chunk.first_row, chunk.first_row + chunk.row_count, dtype=np.int64)
         return pa.table({"source_row": numbers})
-
-    def _map(
-        self, reader: InPlaceReader, key: str, source_rows: list[int]
-    ) -> tuple[pa.Table, pa.Table, Mapping[str, int]]:
-        """Rows through the pipeline's own mapping: valid entries, rejects, and how many are left out, by reason."""
-        valid, rejected = [VALIDATED_SCHEMA.empty_table()], [REJECTS_SCHEMA.empty_table()]
-        filtered: dict[str, int] = {}
-        for start in range(0, len(source_rows), _ROWS_AT_ONCE):
-            extracted = reader.rows_at(self.work.chunk(key), source_rows[start : start + _ROWS_AT_ONCE])
-            entries = to_arrow(self.work.mapping.transform(to_pandas(extracted)), ENTRY_SCHEMA)
-            outcome = validate(to_pandas(entries))
-            valid.append(to_arrow(outcome.valid, VALIDATED_SCHEMA))
-            rejected.append(to_arrow(build_rejects(outcome.failures, extracted, reader), REJECTS_SCHEMA))
-            for reason, count in outcome.filtered.items():
-                filtered[reason] = filtered.get(reason, 0) + count
-        return pa.concat_tables(valid), pa.concat_tables(rejected), filtered
 
     def _record(
         self,

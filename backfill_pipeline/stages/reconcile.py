@@ -5,7 +5,8 @@ Does not: comparing entry by entry (`comparison.py`), reading the ledger (`ledge
 `ledger/balances.py`), repairing anything.
 
 Partition by partition, so memory does not grow with the source. The expected side is the validated frame; when its
-file is gone, it is made again from the source. Rows that were repaired are made again from what was sent. Three things
+file is gone, it is made again from the source. Rows that were repaired are made again from what was sent. Of a source
+that is posted inside the database, the database compares most rows itself (`taken_reconciliation.py`). Three things
 go on at a time, each mostly the work of another process or thread: the server reads a partition, this one compares the
 one before, and balances are summed.
 """
@@ -14,9 +15,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 
@@ -41,6 +42,7 @@ from backfill_pipeline.stages.differences import Differences
 from backfill_pipeline.stages.prepare import PartitionFrames
 from backfill_pipeline.stages.replay import replayed_entries
 from backfill_pipeline.stages.stated import StatedReport, compare_stated_balances, stated_details
+from backfill_pipeline.stages.taken_reconciliation import ComparedInside, InsideComparison
 from backfill_pipeline.stages.work import SourceWork
 
 
@@ -141,7 +143,8 @@ def reconcile(
             outcomes = status.partition_outcomes(connection, work.registration.id)
             posted = [outcome for outcome in outcomes if outcome.status == "posted"]
             report.open_partitions = len(outcomes) - len(posted)
-            with closing(_read_ahead(work, posted)) as partitions:
+            inside = InsideComparison.of(work, corrected=corrected.any_holds)
+            with closing(_read_ahead(work, posted, inside)) as partitions:
                 for outcome, actual in partitions:
                     _reconcile_partition(comparison, outcome, actual)
             _reconcile_opening_entries(comparison, posted=bool(posted))
@@ -191,25 +194,39 @@ def _examining_balances(work: SourceWork) -> Iterator[Future[Balances]]:
 
 
 def _read_ahead(
-    work: SourceWork, outcomes: Sequence[PartitionOutcome]
-) -> Generator[tuple[PartitionOutcome, pa.Table]]:
-    """Yields each partition with its entries in the ledger; the next one's are read while this one's are compared."""
-    with work.connect() as connection, ThreadPoolExecutor(1, thread_name_prefix="read") as thread:
+    work: SourceWork, outcomes: Sequence[PartitionOutcome], inside: InsideComparison | None
+) -> Generator[tuple[PartitionOutcome, pa.Table | ComparedInside]]:
+    """Yields each partition with its entries in the ledger; the next one's are read while this one's are compared.
 
-        def read(outcome: PartitionOutcome) -> pa.Table:
-            partition = work.registration.partition(outcome.partition_key)
-            return reconciliation.posted_entries(
-                connection, partition.id, size_bytes=partition.plan.byte_length
-            )
+    Where the database compares, it does so for two partitions at a time: there is little else to do meanwhile.
+    """
+    readers = 1 if inside is None else 2
+    with ExitStack() as stack:
+        idle = deque(stack.enter_context(work.connect()) for _ in range(readers))
+        threads = stack.enter_context(ThreadPoolExecutor(readers, thread_name_prefix="read"))
 
-        ahead = deque(thread.submit(read, outcome) for outcome in outcomes[:1])
-        for number, outcome in enumerate(outcomes, 1):
+        def read(outcome: PartitionOutcome) -> pa.Table | ComparedInside:
+            connection = idle.popleft()  # as many as threads
+            try:
+                if inside is not None and (compared := inside.compare(connection, outcome.partition_key)):
+                    return compared
+                partition = work.registration.partition(outcome.partition_key)
+                return reconciliation.posted_entries(
+                    connection, partition.id, size_bytes=partition.plan.byte_length
+                )
+            finally:
+                idle.append(connection)
+
+        ahead = deque(threads.submit(read, outcome) for outcome in outcomes[:readers])
+        for number, outcome in enumerate(outcomes, readers):
             actual = ahead.popleft().result()
-            ahead.extend(thread.submit(read, following) for following in outcomes[number : number + 1])
+            ahead.extend(threads.submit(read, following) for following in outcomes[number : number + 1])
             yield outcome, actual
 
 
-def _reconcile_partition(comparison: _Comparison, outcome: PartitionOutcome, actual: pa.Table) -> None:
+def _reconcile_partition(
+    comparison: _Comparison, outcome: PartitionOutcome, side: pa.Table | ComparedInside
+) -> None:
     connection, work, report = comparison.connection, comparison.work, comparison.report
     key = outcome.partition_key
     _add_counts(report, outcome)
@@ -217,7 +234,12 @@ def _reconcile_partition(comparison: _Comparison, outcome: PartitionOutcome, act
     if outcome.read != parts:
         report.add(_count_break(key, "read", outcome.read, parts))
     partition = work.registration.partition(key)
-    expected = PartitionFrames(work, key, ()).validated()
+    proven = 0
+    if isinstance(side, ComparedInside):
+        expected, actual, proven = side.expected, side.proven.entries, side.proven.count
+        _add_to_totals(report, side.proven.totals)
+    else:
+        expected, actual = PartitionFrames(work, key, ()).validated(), side
     refused = rejects.rows_rejected_while_posting(connection, partition.id)
     if refused:
         refused_rows = pa.array(list(refused), pa.int64())
@@ -228,18 +250,21 @@ def _reconcile_partition(comparison: _Comparison, outcome: PartitionOutcome, act
     expected = reconciliation.as_current(connection, expected)
     actual, corrected = comparison.corrected.put_in(actual)
     restored = comparison.corrected.restored(
-        actual, source_id=work.definition.id, partition_key=key, lacking=outcome.posted - actual.num_rows
+        actual,
+        source_id=work.definition.id,
+        partition_key=key,
+        lacking=outcome.posted - proven - actual.num_rows,
     )
     actual = pa.concat_tables([actual, restored]) if restored.num_rows else actual
     report.corrected += corrected + restored.num_rows
-    if actual.num_rows != outcome.posted:
-        report.add(_count_break(key, "posted", outcome.posted, actual.num_rows))
+    if proven + actual.num_rows != outcome.posted:
+        report.add(_count_break(key, "posted", outcome.posted, proven + actual.num_rows))
     aligned = align(expected, actual)
     report.add_all(unexpected_breaks(key, aligned.unexpected))
     report.add_all(different_breaks(key, aligned))
     comparison.differences.add_unwanted(key, aligned.unexpected)
     comparison.differences.add_pairs(key, aligned)
-    report.entries_compared += actual.num_rows
+    report.entries_compared += proven + actual.num_rows
     # What no batch of this partition posted must have been in the ledger before, identical: duplicates.
     elsewhere = aligned.absent
     missing = _reconcile_by_reference(comparison, key, elsewhere) if elsewhere.num_rows else 0
@@ -307,10 +332,13 @@ def _add_totals(report: ReconciliationReport, entries: pa.Table) -> None:
             "amount": pc.cast(entries.column("amount"), pa.decimal256(60, 18)),
         }
     )
-    for row in totals.group_by("currency").aggregate([("amount", "sum")]).to_pylist():
-        report.source_totals[row["currency"]] = (
-            report.source_totals.get(row["currency"], Decimal(0)) + row["amount_sum"]
-        )
+    sums = totals.group_by("currency").aggregate([("amount", "sum")]).to_pylist()
+    _add_to_totals(report, {row["currency"]: row["amount_sum"] for row in sums})
+
+
+def _add_to_totals(report: ReconciliationReport, totals: Mapping[str, Decimal]) -> None:
+    for currency, amount in totals.items():
+        report.source_totals[currency] = report.source_totals.get(currency, Decimal(0)) + amount
 
 
 def _count_break(key: str, what: str, expected: int, actual: int) -> EntryBreak:

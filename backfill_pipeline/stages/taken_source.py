@@ -1,12 +1,17 @@
-"""Sources that are posted inside the database: whether one can be, and what its rows become there.
+"""Sources that are posted inside the database: whether one can be, and what its rows become.
 
-Belongs here: holding a definition against the table and the ledger, before anything is posted.
+Belongs here: holding a definition against the table and the ledger, before anything is posted; mapping single rows by
+the pipeline, which those need that the database does not serve.
 Does not: posting (`in_database.py`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
+
+import pyarrow as pa
 
 from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.errors import SourceDefinitionError
@@ -14,9 +19,48 @@ from backfill_pipeline.ledger import taken_rows
 from backfill_pipeline.ledger.connection import Connection, ledger_errors
 from backfill_pipeline.ledger.taken_rows import TakenFrom
 from backfill_pipeline.mapping.sql import NotInSqlError, compile_sql
-from backfill_pipeline.sources.database.in_place import ALIAS, InPlaceReader
+from backfill_pipeline.schemas.extracted import to_arrow, to_pandas
+from backfill_pipeline.schemas.frames import ENTRY_SCHEMA, REJECTS_SCHEMA, VALIDATED_SCHEMA
+from backfill_pipeline.schemas.ledger_entry import validate
+from backfill_pipeline.schemas.rejects import build_rejects
+from backfill_pipeline.sources.database.in_place import InPlaceReader
+from backfill_pipeline.sources.database.in_place_statements import ALIAS
+from backfill_pipeline.stages.work import SourceWork
 
 _UTF8: Final = "UTF8"
+_ROWS_AT_ONCE: Final = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class MappedRows:
+    """Rows that went through the pipeline's own mapping.
+
+    Attributes:
+        valid: VALIDATED_SCHEMA.
+        rejected: REJECTS_SCHEMA.
+        filtered: how many are left out, by reason.
+    """
+
+    valid: pa.Table
+    rejected: pa.Table
+    filtered: Mapping[str, int]
+
+
+def map_rows(work: SourceWork, key: str, source_rows: Sequence[int]) -> MappedRows:
+    """Maps some rows of a partition, by their numbers, ascending."""
+    reader = work.reader
+    assert isinstance(reader, InPlaceReader)
+    valid, rejected = [VALIDATED_SCHEMA.empty_table()], [REJECTS_SCHEMA.empty_table()]
+    filtered: dict[str, int] = {}
+    for start in range(0, len(source_rows), _ROWS_AT_ONCE):
+        extracted = reader.rows_at(work.chunk(key), source_rows[start : start + _ROWS_AT_ONCE])
+        entries = to_arrow(work.mapping.transform(to_pandas(extracted)), ENTRY_SCHEMA)
+        outcome = validate(to_pandas(entries))
+        valid.append(to_arrow(outcome.valid, VALIDATED_SCHEMA))
+        rejected.append(to_arrow(build_rejects(outcome.failures, extracted, reader), REJECTS_SCHEMA))
+        for reason, count in outcome.filtered.items():
+            filtered[reason] = filtered.get(reason, 0) + count
+    return MappedRows(pa.concat_tables(valid), pa.concat_tables(rejected), filtered)
 
 
 def is_in_database(definition: SourceDefinition) -> bool:

@@ -54,6 +54,7 @@ class TouchedSeal:
         sealed: entries that the ledger should hold of it, and `found` those that it holds.
         breaks: a sample of its entries that differ; `break_count` is complete.
         unexplained: why no entry is named; None when one is.
+        corrected_by: the corrections with which it is what was sealed, field for field; empty when it is not.
     """
 
     ledger_id: str
@@ -68,6 +69,7 @@ class TouchedSeal:
     break_count: int = 0
     breaks: list[EntryBreak] = field(default_factory=list)
     unexplained: str | None = None
+    corrected_by: tuple[int, ...] = ()
 
     def add_all(self, found: Iterable[tuple[EntryBreak, int]]) -> None:
         """Counts breaks and keeps some of them."""
@@ -92,6 +94,16 @@ class VerificationReport:
     def intact(self) -> bool:
         """True only when chains and entries are as they were sealed."""
         return not (self.chain_faults or self.touched)
+
+    @property
+    def corrected(self) -> bool:
+        """Something was touched, and all of it is what was sealed together with the corrections made since."""
+        return not self.chain_faults and bool(self.touched) and all(one.corrected_by for one in self.touched)
+
+    @property
+    def verdict(self) -> str:
+        """intact, corrected or touched."""
+        return "intact" if self.intact else "corrected" if self.corrected else "touched"
 
 
 def verify(
@@ -141,6 +153,7 @@ def _examined(
         partition_key=None,
         sealed=one.sealed,
         found=one.found,
+        corrected_by=seals.corrections_restoring(connection, one),
     )
     if one.batch_id is None:
         found.subject = f"period {found.month}"

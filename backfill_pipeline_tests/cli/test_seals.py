@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,16 @@ def test_a_month_is_closed_and_reopened_by_two_people(backfill: Backfill, source
         asked = backfill("period", "reopen", "MASTER", "2024-01", "--by", actor, "--json")
         assert (asked.code, asked.json["state"]) == (code, state)
     assert backfill("period", "list", "--json").json == {"closed": []}
+
+    # Names and reasons are shown as they are, whatever is in them.
+    assert (
+        backfill("period", "close", "MASTER", "2024-01", "--by", "[/]\x1b[2Jann", "--reason", "[red]").code
+        == 0
+    )
+    odd = backfill("period", "close", "MASTER", "2024-01")
+    assert (odd.code, odd.stdout.rstrip().split(" by ")[1]) == (0, "[/]\\x1b[2Jann")
+    unreadable = backfill("period", "reopen", "MASTER", "2024-01", "--reason", os.fsdecode(b"\xff"))
+    assert (unreadable.code, "is not written in UTF-8" in unreadable.sentence) == (2, True)
 
 
 def test_what_was_touched_is_named(backfill: Backfill, world: World, source: Path) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from backfill_pipeline.cli.session import named_source
-from backfill_pipeline.cli.sources import find_path, printable, readable_size
+from backfill_pipeline.cli.sources import find_path, readable_size
+from backfill_pipeline.cli.tables import printable
 from backfill_pipeline.errors import UsageError
 from backfill_pipeline_tests.cli.command import Backfill
 from backfill_pipeline_tests.stages.test_preview import CSV, YAML

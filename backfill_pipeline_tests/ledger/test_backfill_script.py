@@ -80,6 +80,14 @@ FIELDS = {
     "timestamp_utc": {"column": "timestamp_utc"},
     "fx_rate": "fx_rate",
 }
+# As balances are after the entries that are there.
+BALANCES = """
+    SET session_replication_role = replica;
+    UPDATE bank_accounts a SET balance = s.balance, available_balance = s.balance FROM (
+        SELECT l.account_id, sum(CASE WHEN l.side = b.normal_side THEN l.amount ELSE -l.amount END) AS balance
+        FROM ledger_entry_legs l JOIN bank_accounts b ON b.id = l.account_id GROUP BY 1) AS s
+    WHERE a.id = s.account_id
+"""
 # What the pipeline says of each reject, but for the words of the reason and the text of the row.
 REJECTS = """
     SELECT x.source_row, x.source_line, x.byte_offset, x.stage, x.code, x.field
@@ -161,6 +169,29 @@ def test_a_clean_table_ends_with_zero_and_a_second_run_posts_nothing(ledger_url:
     assert world.query(
         "SELECT posted, duplicates FROM backfill_partition_outcomes ORDER BY revision DESC LIMIT 1"
     ) == [(1, 45)]
+
+
+def test_settings_of_whoever_goes_on_change_nothing(
+    ledger_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(ledger_url, rows=25)
+    world = World(ledger_url, tmp_path)
+    world.query("CREATE SCHEMA old; ALTER TABLE ledger_entries_legacy SET SCHEMA old; ALTER TABLE old.ledger_entries_legacy"
+                " ADD took interval DEFAULT '1 day 2 hours', ADD mark bytea DEFAULT '\\x01ff', ADD part float8 DEFAULT 0.1")  # fmt: skip
+    assert script(ledger_url, source="old.ledger_entries_legacy").returncode == 0
+    # A part of it is open again: only the same fingerprint and mapping go on.
+    world.query("SET session_replication_role = replica; DELETE FROM ledger_entries WHERE source_row > 20;"
+                " DELETE FROM ledger_seals; DELETE FROM backfill_batches WHERE last_row > 20;"
+                " UPDATE backfill_registrations SET completed_at = NULL")  # fmt: skip
+    world.query(BALANCES)
+    with monkeypatch.context() as patch:
+        settings = ("search_path=old,public", "intervalstyle=sql_standard", "bytea_output=escape", "extra_float_digits=-15",
+                    "default_transaction_isolation=serializable", "timezone=Asia/Tokyo", "datestyle=German")  # fmt: skip
+        patch.setenv("PGOPTIONS", " ".join(f"-c {one}" for one in settings))
+        done = script(ledger_url, source="ledger_entries_legacy", AUTOCOMMIT="off", batch_size=3)
+    assert done.returncode == 0, done.stderr
+    assert world.value("SELECT count(*) FROM backfill_registrations") == 1
+    assert outcome(world) == (25, 25, 0, 0, 0, "posted")
 
 
 def test_rows_of_a_closed_period_are_rejects_and_an_empty_table_is_complete(

@@ -373,3 +373,26 @@ def test_entries_that_are_not_corrected_move_no_slower_for_it(world: World) -> N
         " WHERE t.tgrelid IN ('ledger_entries'::regclass, 'bank_accounts'::regclass)"
     )
     assert not [name for (name,) in functions if "correction" in name]
+
+
+def test_nobody_slips_an_entry_into_a_proposal_that_another_person_looks_at(world: World) -> None:
+    world.post_one(Entry("R", amount="9.00"))
+    [number] = propose(world, finding(Entry("R")))
+    with pytest.raises(psycopg.errors.RestrictViolation, match="what was proposed stays as it was written"):
+        world.connection.execute(
+            "INSERT INTO ledger_correction_entries (correction_id, number, ledger_id, debit_account_id,"
+            " credit_account_id, amount, currency_code, asset_type, transaction_type, reference_id, timestamp_utc)"
+            " VALUES (%s, 9, 'MASTER', 'A', 'C', 1000000, 'USD', 'fiat', 'T', 'MINE', now())",
+            [number],
+        )
+    assert approve(world, number, " Ann") == "same person"
+    assert approve(world, number) == "approved"
+    assert apply(world, number).done
+
+
+def test_a_drift_that_source_and_audit_both_find_is_proposed_once(world: World) -> None:
+    world.connection.execute("UPDATE bank_accounts SET balance = 5 WHERE id = 'A'")
+    drift: dict[str, object] = {"kind": "balance", "account_id": "A"}
+    [number] = propose(world, {**drift, "source_id": "bank"})
+    assert propose(world, drift) == [number]
+    assert status(world, number) == "proposed"

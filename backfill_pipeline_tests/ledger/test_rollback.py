@@ -8,11 +8,12 @@ from decimal import Decimal
 import psycopg
 import pytest
 
-from backfill_pipeline.errors import LedgerError, SourceBusyError, UsageError
+from backfill_pipeline.errors import BackfillError, LedgerError, SourceBusyError, UsageError
 from backfill_pipeline.ledger import constraints, posting, registrations, rollback
 from backfill_pipeline.ledger.connection import source_lock
 from backfill_pipeline.ledger.registrations import Registration
 from backfill_pipeline.ledger.rollback import RollbackScope, StalePlanError
+from backfill_pipeline_tests.ledger.test_corrections import correct, finding
 from backfill_pipeline_tests.ledger.world import NOON, Entry, World, many, table
 
 BANK = RollbackScope("bank")
@@ -444,6 +445,32 @@ def test_rows_that_were_told_duplicates_depend_on_it(world: World) -> None:
     assert rollback.plan(world.connection, RollbackScope("other"))["dependents"]["duplicates"]["count"] == 0
 
 
+def test_what_corrections_restored_of_these_rows_depends_on_it(world: World) -> None:
+    """It is in no batch: it stays, and is found again when the source is posted again."""
+    world.open("A", "B")
+    registration = world.register(2, 2)
+    world.post(registration, table([Entry("1"), Entry("LOST", row=2)]))
+    world.post(registration, table([Entry("3", row=3)]), partition=1)
+    world.connection.execute("DELETE FROM ledger_entries WHERE reference_id = 'LOST'")
+    where = {"source_id": "bank", "partition_key": "0001", "source_row": 2}
+    (decision,) = correct(world, finding(Entry("LOST")) | where)
+    assert decision.done
+    (first, second) = (row[0] for row in world.rows("SELECT id FROM backfill_batches ORDER BY id"))
+
+    def dependents(scope: RollbackScope) -> object:
+        return rollback.plan(world.connection, scope)["dependents"]["corrections"]  # type: ignore[index]
+
+    lost = {"count": 1, "sample": ["LOST"]}
+    none = {"count": 0, "sample": []}
+    assert dependents(BANK) == lost
+    assert dependents(RollbackScope("bank", partition_key="0001")) == lost
+    assert dependents(RollbackScope("bank", batch_id=first)) == lost
+    assert dependents(RollbackScope("bank", partition_key="0002")) == none
+    assert dependents(RollbackScope("bank", batch_id=second)) == none
+    apply(world)
+    assert world.references() == {"LOST"}
+
+
 # --- together with others -------------------------------------------------------------------------------------------
 
 
@@ -494,6 +521,36 @@ def test_a_repeatable_read_is_refused_since_it_would_not_see_the_latest_entries(
     with pytest.raises(LedgerError, match="read committed"), world.connection.transaction():
         world.connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         rollback.apply(world.connection, BANK, plan_hash=plan_hash, actor="ana")
+
+
+@pytest.mark.parametrize("mode", ["delete", "reverse"])
+@pytest.mark.parametrize(
+    "table",
+    ["bank_accounts", "backfill_batches", "audit_log"],
+)
+def test_when_its_session_ends_at_any_step_nothing_is_done(
+    world: World, mode: rollback.Mode, table: str
+) -> None:
+    """The session is ended at its first write to each of the tables that it goes through."""
+    ring(world, 20)
+    world.connection.execute("SELECT seal_batches()")
+    plan_hash = str(rollback.plan(world.connection, BANK, mode=mode)["plan_hash"])
+    before, balances = world.rows(CONTENT), world.balances()
+    books = [world.count(one) for one in ("backfill_batches", "ledger_seals", "audit_log")]
+    world.connection.execute(
+        "CREATE FUNCTION end_session() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$;"
+        f"CREATE TRIGGER zzz AFTER INSERT OR UPDATE OR DELETE ON {table}"
+        " FOR EACH STATEMENT EXECUTE FUNCTION end_session()"
+    )
+    with pytest.raises(BackfillError, match="terminating connection|closed the connection|ended"):
+        rollback.apply(world.connect(), BANK, plan_hash=plan_hash, actor="ana", mode=mode)
+    world.connection.execute(f"DROP TRIGGER zzz ON {table}; DROP FUNCTION end_session()")
+    assert (world.rows(CONTENT), world.balances()) == (before, balances)
+    assert [world.count(one) for one in ("backfill_batches", "ledger_seals", "audit_log")] == books
+    assert world.count("backfill_rollbacks") == world.count("ledger_reversals") == 0
+    done = rollback.apply(world.connection, BANK, plan_hash=plan_hash, actor="ana", mode=mode)
+    assert done["applied"] is True
 
 
 # --- the proof can fail ---------------------------------------------------------------------------------------------

@@ -7,9 +7,10 @@ from typing import Literal
 
 import pytest
 
+from backfill_pipeline.cli.seals import exit_code as seals_exit_code
 from backfill_pipeline.definition.load import load_definition
 from backfill_pipeline.errors import UsageError
-from backfill_pipeline.ledger import constraints, corrections, rollback
+from backfill_pipeline.ledger import audit, constraints, corrections, rollback
 from backfill_pipeline.ledger.connection import Connection, connect
 from backfill_pipeline.ledger.rollback import RollbackScope
 from backfill_pipeline.stages.corrections import (
@@ -19,6 +20,7 @@ from backfill_pipeline.stages.corrections import (
     propose_for_source,
     verify,
 )
+from backfill_pipeline.stages.verify import verify as verify_seals
 from backfill_pipeline.stages.work import open_work
 from backfill_pipeline_tests.stages.test_stated import COLUMNS, STATED, statement
 from backfill_pipeline_tests.stages.world import World, entries, entry
@@ -497,3 +499,43 @@ class TestAfterRollback:
         assert (after.matches, after.duplicates) == (True, 1), after.breaks
         assert balances(world) == right
         assert propose(world, bank).clean
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_what_corrections_brought_back_is_what_was_sealed(
+    world: World, bank: Path, connection: Connection, closed: bool
+) -> None:
+    """Proven by the seal itself: with what the corrections say in its place, a touched batch has its old hash again."""
+    month = world.value(
+        "SELECT min(ledger_month(timestamp_utc)) FROM ledger_entries WHERE reference_id = 'R000003'"
+    )
+    if closed:
+        connection.execute("SELECT close_period('MASTER', %s, 'ann')", [month])
+    world.tamper("DELETE FROM ledger_entries WHERE reference_id = 'R000003'")
+    world.tamper(
+        "UPDATE ledger_entries SET amount = 7, debit_account_id = 'C' WHERE reference_id = 'R000014'"
+    )
+    touched = verify_seals(connection, world.places, lambda _: load_definition(bank))
+    assert (touched.verdict, seals_exit_code(touched)) == ("touched", 4)
+    assert {one.corrected_by for one in touched.touched} == {()}
+    audited = audit.audit(connection)
+    assert audited.check("batches_differ_from_entries").count == 1
+
+    assert propose_for_ledger(connection, actor="ann").clean is False  # balances that nobody moved
+    propose(world, bank)
+    assert set(apply_all(connection)) == {"applied"}
+    if propose_for_ledger(connection, actor="ann").proposed:
+        assert set(apply_all(connection)) == {"applied"}
+    assert world.reconcile(bank).matches
+    report = verify_seals(connection, world.places, lambda _: load_definition(bank))
+    assert (report.verdict, report.intact, seals_exit_code(report)) == ("corrected", False, 3)
+    assert len(report.touched) == (3 if closed else 2)
+    assert all(one.corrected_by for one in report.touched)
+    audited = audit.audit(connection)
+    assert audited.breaks == ()
+    assert audited.check("batches_as_corrected").count == 1
+
+    # What is touched anew is said, whatever was corrected before.
+    world.tamper("UPDATE ledger_entries SET metadata = '{}' WHERE reference_id = 'R000004'")
+    again = verify_seals(connection, world.places, lambda _: load_definition(bank))
+    assert (again.verdict, seals_exit_code(again)) == ("touched", 4)

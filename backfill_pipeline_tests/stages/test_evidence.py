@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from backfill_pipeline.ledger.connection import Connection, connect
 from backfill_pipeline.ledger.evidence_tables import TABLES
 from backfill_pipeline.stages.evidence import Pack, prove_and_write, write_pack
 from backfill_pipeline.stages.evidence_check import Checked, check_pack
+from backfill_pipeline.stages.evidence_format import SIGNATURE
 from backfill_pipeline.stages.evidence_keys import KEY_VARIABLE, make_key, read_private_key, read_public_key
 from backfill_pipeline.stages.verify import VerificationReport
 from backfill_pipeline_tests.stages.world import World, entries, entry
@@ -327,6 +330,69 @@ class TestChecking:
         forge(pack, file)
         (fault,) = auditor.check().faults
         assert fault.startswith(f"{file} does not end where")
+
+    def test_nothing_but_plain_files_is_read(self, auditor: Auditor, tmp_path: Path) -> None:
+        """A link shows what lies elsewhere; a pipe would be waited for, /dev/zero read for ever."""
+        pack = auditor.pack().path
+        kept = (pack / "rejects.csv").rename(tmp_path / "rejects.csv")
+        whole = (pack / "manifest.json").read_bytes()
+        for put in (
+            lambda path: path.symlink_to(kept),
+            lambda path: path.symlink_to("/dev/zero"),
+            lambda path: path.symlink_to(tmp_path / "nothing"),
+            Path.mkdir,
+            os.mkfifo,
+        ):
+            put(pack / "rejects.csv")
+            assert auditor.check().faults == (
+                "rejects.csv is no plain file: a pack holds no links, folders or pipes",
+            )
+            (pack / "rejects.csv").rmdir() if put is Path.mkdir else (pack / "rejects.csv").unlink()
+        shutil.copy(kept, pack / "rejects.csv")
+        for put in (os.mkfifo, Path.mkdir):
+            put(pack / SIGNATURE)
+            assert auditor.check().faults == (f"{SIGNATURE} holds no signature",)
+            (pack / SIGNATURE).rmdir() if put is Path.mkdir else (pack / SIGNATURE).unlink()
+        (pack / "manifest.json").unlink()
+        os.mkfifo(pack / "manifest.json")
+        with pytest.raises(UsageError, match=r"its manifest.json is no plain file"):
+            auditor.check()
+        (pack / "manifest.json").unlink()
+        (pack / "manifest.json").write_bytes(whole)
+        assert auditor.check().faults == ()
+
+    def test_a_manifest_that_names_too_little_or_files_elsewhere(self, auditor: Auditor) -> None:
+        pack = auditor.pack().path
+        manifest = json.loads((pack / "manifest.json").read_text())
+        manifest["files"]["../bank.csv"] = manifest["files"].pop("rejects.csv")
+        (pack / "manifest.json").write_text(json.dumps(manifest))
+        (pack / "rejects.csv").unlink()
+        assert auditor.check().faults == ("rejects.csv is not in the manifest", "../bank.csv is missing")
+
+    @pytest.mark.parametrize("cut", [b"1,", b"1,2" + b",x" * 40])
+    def test_a_row_of_another_shape_is_no_row(self, auditor: Auditor, cut: bytes) -> None:
+        pack = auditor.pack().path
+        header = (pack / "audit_log.csv").read_bytes().splitlines(keepends=True)[0]
+        (pack / "audit_log.csv").write_bytes(header + cut + b"\n")
+        forge(pack, "audit_log.csv")
+        assert auditor.check().faults == ("the files are those of the manifest, but not what a pack holds",)
+
+    def test_hostile_texts_of_the_log_come_through_whole(self, auditor: Auditor) -> None:
+        for text in (
+            "''=1+1", "'", "\\.", "\\N", '","', "a\r\nb\rc\n", "\x01\x08\x0c\x1f\x7f", "\u202eevil", "\u2028\ufeff",
+            "<script>alert(1)</script>", "=HYPERLINK(1)", "\t=1", "-1", "%s {} \\u0000", "x" * 200_000,
+        ):  # fmt: skip
+            audit_log.write(
+                auditor.connection,
+                actor=text,
+                action="looked_at",
+                subject=text,
+                reason=text,
+                before={text[:99]: text},
+            )
+        pack = auditor.pack()
+        assert auditor.check().faults == ()
+        assert "<script>alert" not in (pack.path / "index.html").read_text()
 
     def test_a_folder_that_holds_no_pack(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r"holds no evidence pack: it has no manifest.json"):

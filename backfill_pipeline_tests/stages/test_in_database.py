@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,9 +17,13 @@ from backfill_pipeline.definition.problems import check_file
 from backfill_pipeline.errors import SourceChangedError, SourceDefinitionError
 from backfill_pipeline.ledger import constraints, posting, rollback, taken_rows
 from backfill_pipeline.ledger.connection import Connection, connect
+from backfill_pipeline.ledger.taken_comparison import ProvenRows, proven_rows
 from backfill_pipeline.mapping.sql import NotInSqlError, compile_sql
+from backfill_pipeline.stages import taken_reconciliation
 from backfill_pipeline.stages.plan import make_plan
 from backfill_pipeline.stages.preview import check_files
+from backfill_pipeline.stages.reconcile import ReconciliationReport
+from backfill_pipeline.stages.taken_reconciliation import InsideComparison
 from backfill_pipeline_tests.postgresql import Server
 from backfill_pipeline_tests.sources.databases import VARIABLE, variable
 from backfill_pipeline_tests.stages.world import CHECKOUT, World, assert_same_ledger
@@ -147,6 +153,28 @@ def test_it_comes_to_what_the_ordinary_way_comes_to(
         assert paths(inside) == {"in_database", "staging"}
 
 
+@pytest.mark.slow
+def test_large_tables_come_to_the_same_and_say_what_they_took(server: Server, tmp_path: Path) -> None:
+    ledgers, took = [], []
+    for name in ("inside", "ordinary"):
+        with server.ledger_database() as url, variable(url):
+            prepare(url, rows=200_000)
+            world = World(url, tmp_path / name)
+            world.folder.mkdir()
+            path = source(world, in_database=name == "inside", partition_rows=None)
+            started = time.monotonic()
+            world.post(path)
+            posted = time.monotonic()
+            assert world.reconcile(path).matches
+            took.append(
+                f"{name}: posted {posted - started:.1f} s, reconciled {time.monotonic() - posted:.1f} s"
+            )
+            ledgers.append((world.snapshot(), counts(world)))
+    print("; ".join(took))
+    assert_same_ledger(ledgers[0][0], ledgers[1][0])
+    assert ledgers[0][1] == ledgers[1][1]
+
+
 # --- interrupted, changed, lost -----------------------------------------------------------------------------------
 
 
@@ -237,6 +265,81 @@ def test_what_is_planned_is_what_happens(server: Server, tmp_path: Path) -> None
         )[0]
         counts = planned.counts
         assert (counts.read, counts.posted, counts.duplicates, counts.conflicts, counts.rejected) == posted
+
+
+# --- reconciled inside the database ------------------------------------------------------------------------------------
+
+
+def without_seconds(report: ReconciliationReport) -> ReconciliationReport:
+    return replace(report, seconds=0.0)
+
+
+def test_plain_rows_are_compared_by_the_database_and_a_sample_by_the_pipeline(
+    clean: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = source(clean, partition_rows="60")
+    monkeypatch.setattr(taken_reconciliation, "_SAMPLE_ROWS", 6)
+    seen: list[ProvenRows] = []
+
+    def spy(*arguments: object, **named: object) -> ProvenRows | None:
+        found = proven_rows(*arguments, **named)  # type: ignore[arg-type]
+        assert found is not None
+        seen.append(found)
+        return found
+
+    monkeypatch.setattr(taken_reconciliation, "proven_rows", spy)
+    with variable(clean.url):
+        clean.post(path)
+        clean.query("DELETE FROM backfill_source_references")  # what the ordinary way would write again
+        report = clean.reconcile(path)
+    assert report.matches
+    assert (report.entries_compared, report.posted) == (60, 60)
+    assert [(found.count, found.others) for found in seen] == [(54, [1, 11, 21, 31, 41, 51])]
+    assert report.source_totals == {"USD": clean.value("SELECT sum(amount) FROM legacy")}
+    assert clean.value("SELECT count(*) FROM backfill_source_references") == 0
+
+
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        "UPDATE ledger_entries SET amount = amount + 0.01 WHERE reference_id = 'R-33'",
+        "UPDATE ledger_entries SET metadata = metadata || '{\"done\": \"?\"}' WHERE reference_id = 'R-33'",
+        "UPDATE ledger_entries SET fx_rate = 1 WHERE reference_id = 'R-33'",
+        "UPDATE ledger_entries SET transaction_type = transaction_type || ' ' WHERE source_row = 33",
+        "UPDATE ledger_entries SET reference_id = 'r-33' WHERE reference_id = 'R-33'",
+        "UPDATE ledger_entries SET source_row = 34 WHERE reference_id = 'R-33'",
+        "UPDATE ledger_entries SET source_row = 99 WHERE reference_id = 'R-33'",
+        "UPDATE ledger_entries SET source_row = NULL WHERE reference_id = 'R-33'",
+        "UPDATE ledger_entries SET batch_id = NULL WHERE reference_id = 'R-33'",
+        "DELETE FROM ledger_entries WHERE source_row BETWEEN 22 AND 38",
+        'INSERT INTO ledger_entries SELECT (json_populate_record(e, \'{"id": -1, "reference_id": "X"}\')).*'
+        " FROM ledger_entries e WHERE reference_id = 'R-33'",
+    ],
+)
+def test_what_was_touched_is_told_as_the_ordinary_way_tells_it(
+    clean: World, monkeypatch: pytest.MonkeyPatch, tampering: str
+) -> None:
+    path = source(clean)
+    with variable(clean.url):
+        clean.post(path)
+        clean.query(f"SET session_replication_role = replica; {tampering}")
+        inside = clean.reconcile(path)
+        monkeypatch.setattr(InsideComparison, "of", lambda work, *, corrected: None)
+        ordinary = clean.reconcile(path)
+    assert inside.break_count > 0
+    assert without_seconds(inside) == without_seconds(ordinary)
+
+
+def test_a_table_that_was_touched_together_with_its_entry_is_found_out(clean: World) -> None:
+    path = source(clean)
+    with variable(clean.url):
+        clean.post(path)
+        clean.query("UPDATE legacy SET amount = 7 WHERE id = 330")
+        clean.query(
+            "SET session_replication_role = replica; UPDATE ledger_entries SET amount = 7 WHERE reference_id = 'R-33'"
+        )
+        with pytest.raises(SourceChangedError, match="rows 21 to 40 are not what they were"):
+            clean.reconcile(path)
 
 
 # --- what cannot be posted so ---------------------------------------------------------------------------------------

@@ -72,7 +72,8 @@ CREATE TABLE ledger_reversals (
     PRIMARY KEY (ledger_id, base_reference, generation)
 );
 CREATE UNIQUE INDEX ledger_reversals_entry_key ON ledger_reversals (entry_id);
-CREATE INDEX ledger_reversals_rollback_idx ON ledger_reversals (rollback_id);
+-- Those of one rollback lie next to each other.
+CREATE INDEX ledger_reversals_rollback_idx ON ledger_reversals USING brin (rollback_id) WITH (pages_per_range = 32);
 
 -- How a partition that was rolled back shows, until something of it is posted anew.
 ALTER TABLE backfill_partitions
@@ -124,11 +125,12 @@ ALTER TABLE dual_ledger_outbox
     ADD COLUMN withdraws boolean NOT NULL DEFAULT false,
     ADD COLUMN rollback_id bigint REFERENCES backfill_rollbacks (id),
     DROP CONSTRAINT dual_ledger_outbox_ledger_id_reference_id_destination_key;
--- One row for an entry and a bank, among those that still say what is so: an entry that is posted again is told again.
+-- One row for an entry and a bank, among those that still say what is so: an entry that is posted again is told again, also
+-- while what was said of it before is under way.
 CREATE UNIQUE INDEX dual_ledger_outbox_active_key ON dual_ledger_outbox (ledger_id, reference_id, destination)
-    WHERE NOT withdraws AND status NOT IN ('CANCELLED', 'COMPENSATED');
+    WHERE NOT withdraws AND compensated_by IS NULL AND status NOT IN ('CANCELLED', 'COMPENSATED');
 CREATE INDEX dual_ledger_outbox_taken_back_idx ON dual_ledger_outbox (ledger_id, reference_id, destination)
-    WHERE withdraws OR status IN ('CANCELLED', 'COMPENSATED');
+    WHERE withdraws OR compensated_by IS NOT NULL OR status IN ('CANCELLED', 'COMPENSATED');
 -- What takes back, and what is taken back: each waits for the other.
 CREATE INDEX dual_ledger_outbox_compensated_idx ON dual_ledger_outbox (compensated_by) WHERE compensated_by IS NOT NULL;
 CREATE INDEX dual_ledger_outbox_withdrawals_idx ON dual_ledger_outbox (destination, (payload ->> 'reference'))
@@ -207,10 +209,10 @@ BEGIN
       -- What was taken back before the bank heard of it stays untold, and so does what took it back.
       AND NOT EXISTS (SELECT FROM dual_ledger_outbox o
                       WHERE o.ledger_id = e.ledger_id AND o.reference_id = e.reference_id AND o.destination = p_bank_id
-                        AND (o.withdraws OR o.status IN ('CANCELLED', 'COMPENSATED')))
+                        AND (o.withdraws OR o.compensated_by IS NOT NULL OR o.status IN ('CANCELLED', 'COMPENSATED')))
     ORDER BY e.id
     ON CONFLICT (ledger_id, reference_id, destination)
-        WHERE NOT withdraws AND status NOT IN ('CANCELLED', 'COMPENSATED') DO NOTHING;
+        WHERE NOT withdraws AND compensated_by IS NULL AND status NOT IN ('CANCELLED', 'COMPENSATED') DO NOTHING;
     GET DIAGNOSTICS noted = ROW_COUNT;
     RETURN noted;
 END
@@ -425,6 +427,7 @@ DECLARE
     in_force     boolean;
     final        bigint[];
     outbox       jsonb := '[]';
+    told_digest  text;
     sent         bigint := 0;
     duplicates   jsonb;
     corrections  jsonb := '{"count": 0, "sample": []}';
@@ -449,6 +452,12 @@ BEGIN
     END IF;
     SELECT * INTO scope FROM rollback_scope(p_source_id, p_partition_key, p_batch_id);
 
+    WITH concerned AS (
+        SELECT b.source_id FROM backfill_batches b WHERE b.id = ANY (scope.batch_ids)
+        UNION
+        SELECT r.source_id FROM backfill_partitions p JOIN backfill_registrations r ON r.id = p.registration_id
+        WHERE p.id = ANY (scope.partition_ids)
+    )
     SELECT array_agg(b.id) FILTER (WHERE b.posted > 0 AND ledger_batch_is_final(b.id)), coalesce(sum(b.posted), 0),
            jsonb_build_object(
                'count', count(*),
@@ -459,6 +468,9 @@ BEGIN
                    FROM backfill_partitions p JOIN backfill_registrations r ON r.id = p.registration_id
                    WHERE p.id = ANY (scope.partition_ids) ORDER BY r.source_id, r.revision, p.number LIMIT listed)),
                'partition_count', cardinality(scope.partition_ids),
+               -- Of a bank, its first and its last day.
+               'first_source', (SELECT min(c.source_id) FROM concerned c),
+               'last_source', (SELECT max(c.source_id) FROM concerned c),
                'list', coalesce(jsonb_agg(jsonb_build_object(
                    'id', b.id, 'source', b.source_id, 'partition', p.partition_key, 'kind', b.kind, 'read', b.read,
                    'posted', b.posted, 'posted_at', ledger_utc_text(b.posted_at)) ORDER BY b.id)
@@ -514,18 +526,20 @@ BEGIN
 
     IF EXISTS (SELECT 1 FROM dual_ledger_outbox) AND entry_count > 0 THEN
         WITH told AS MATERIALIZED (
-            SELECT o.destination, o.kind, o.status, count(*) AS count
+            SELECT o.destination, o.kind, o.status, count(*) AS count, sum(hashint8extended(o.id, 1)::numeric) AS digest
             FROM rollback_entries(scope.batch_ids) e
             JOIN dual_ledger_outbox o ON o.ledger_id = e.ledger_id AND o.reference_id = e.reference_id
-                                     AND NOT o.withdraws AND o.status NOT IN ('CANCELLED', 'COMPENSATED')
+                                     AND NOT o.withdraws AND o.compensated_by IS NULL
+                                     AND o.status NOT IN ('CANCELLED', 'COMPENSATED')
             GROUP BY 1, 2, 3
         )
         SELECT coalesce(jsonb_agg(jsonb_build_object(
                    'bank', t.destination, 'kind', t.kind, 'status', t.status, 'rows', t.count,
                    'becomes', CASE WHEN t.status IN ('PENDING', 'FAILED', 'DEAD') THEN 'CANCELLED' ELSE 'COMPENSATED' END)
                    ORDER BY t.destination, t.kind, t.status), '[]'),
-               coalesce(sum(t.count) FILTER (WHERE t.kind = 'entry' AND t.status IN ('SENT', 'ACKNOWLEDGED')), 0)
-        INTO outbox, sent FROM told t;
+               coalesce(sum(t.count) FILTER (WHERE t.kind = 'entry' AND t.status IN ('SENT', 'ACKNOWLEDGED')), 0),
+               string_agg(t.digest::text, '/' ORDER BY t.destination, t.kind, t.status)
+        INTO outbox, sent, told_digest FROM told t;
     END IF;
 
     -- Rows of others that were told to be in the ledger already: without these entries they are not.
@@ -558,12 +572,22 @@ BEGIN
         FROM (SELECT *, row_number() OVER (ORDER BY source_id, partition_key) AS place FROM counted) AS c;
     END IF;
 
-    IF entry_count > 0 AND EXISTS (SELECT 1 FROM ledger_corrections WHERE status = 'applied') THEN
-        WITH correction AS (
-            SELECT x.reference_id, row_number() OVER (ORDER BY x.reference_id) AS place
+    IF cardinality(scope.batch_ids) > 0 AND EXISTS (SELECT 1 FROM ledger_corrections WHERE status = 'applied') THEN
+        WITH concerned AS (
+            SELECT c.id
             FROM rollback_entries(scope.batch_ids) e
             JOIN ledger_corrections c ON c.ledger_id = e.ledger_id AND c.reference_id = e.reference_id AND c.status = 'applied'
-            JOIN ledger_correction_entries x ON x.correction_id = c.id
+            UNION       -- what was missing of these rows was posted by a correction, in no batch
+            SELECT c.id
+            FROM ledger_corrections c
+            WHERE c.kind = 'missing' AND c.status = 'applied' AND c.source_id = ANY (scope.source_ids)
+              AND (p_partition_key IS NULL AND p_batch_id IS NULL
+                   OR EXISTS (SELECT 1 FROM backfill_batches b JOIN backfill_partitions p ON p.id = b.partition_id
+                              WHERE b.id = ANY (scope.batch_ids) AND b.kind = 'entries' AND p.partition_key = c.partition_key
+                                AND (p_batch_id IS NULL OR c.source_row BETWEEN b.first_row AND b.last_row)))
+        ), correction AS (
+            SELECT x.reference_id, row_number() OVER (ORDER BY x.reference_id) AS place
+            FROM concerned JOIN ledger_correction_entries x ON x.correction_id = concerned.id
         )
         SELECT jsonb_build_object('count', count(*), 'sample', coalesce(
                    jsonb_agg(reference_id ORDER BY place) FILTER (WHERE place <= sampled), '[]'))
@@ -668,7 +692,7 @@ BEGIN
         'entries', entries,
         'accounts', jsonb_build_object('count', accounts -> 'count', 'digest', accounts -> 'digest'),
         'dependents', jsonb_build_object('breaking', breaking, 'duplicates', duplicates, 'corrections', corrections),
-        'outbox', outbox,
+        'outbox', jsonb_build_object('rows', outbox, 'digest', told_digest),
         'way', jsonb_build_object('mode', way, 'reverse_at', reversed_at, 'refused', to_jsonb(refused), 'in_force', in_force));
     hash := left(encode(sha256(convert_to(sections::text, 'UTF8')), 'hex'), 40);
     FOREACH section IN ARRAY ARRAY['batches', 'entries', 'accounts', 'dependents', 'outbox', 'way'] LOOP
@@ -755,11 +779,14 @@ BEGIN
         PERFORM 1 FROM dual_ledger_outbox o
         WHERE o.id IN (SELECT told.id FROM rollback_entries(scope.batch_ids) e
                        JOIN dual_ledger_outbox told ON told.ledger_id = e.ledger_id AND told.reference_id = e.reference_id
-                        AND NOT told.withdraws AND told.status NOT IN ('CANCELLED', 'COMPENSATED'))
+                        AND NOT told.withdraws AND told.compensated_by IS NULL
+                        AND told.status NOT IN ('CANCELLED', 'COMPENSATED'))
         ORDER BY o.id FOR NO KEY UPDATE;
     END IF;
     PERFORM 1 FROM bank_accounts a
-    WHERE a.id IN (SELECT m.account_id FROM rollback_movements(scope.batch_ids) m) ORDER BY a.id FOR NO KEY UPDATE;
+    WHERE a.id IN (SELECT DISTINCT e.debit_account_id FROM rollback_entries(scope.batch_ids) e
+                   UNION ALL SELECT DISTINCT e.credit_account_id FROM rollback_entries(scope.batch_ids) e)
+    ORDER BY a.id FOR NO KEY UPDATE;
 
     plan := rollback_plan(p_source_id, p_partition_key, p_batch_id, p_mode, p_reverse_at);
     IF (plan ->> 'nothing_to_do')::boolean THEN
@@ -905,11 +932,14 @@ AS $$
 DECLARE
     numbers CONSTANT regclass := pg_get_serial_sequence('ledger_entries', 'id');
     ids     bigint[] := '{}';
+    moments jsonb;
     ours    record;
     made    bigint;
 BEGIN
+    -- What is reversed, with all of its columns and in its order: the ledger is read once, joined to nothing large, and its
+    -- indexes grow at their ends.
     CREATE TEMP TABLE rollback_reversing (
-        entry_id bigint, reversal_entry_id bigint, batch_id bigint, base text COLLATE "C", generation integer
+        LIKE ledger_entries, reversal_batch_id bigint, base text COLLATE "C", generation integer, reversal_entry_id bigint
     ) ON COMMIT DROP;
     CREATE TEMP TABLE rollback_reversal_batches (id bigint, source_id text COLLATE "C", origin text) ON COMMIT DROP;
     INSERT INTO rollback_reversal_batches
@@ -917,31 +947,32 @@ BEGIN
     FROM (SELECT DISTINCT b.source_id, CASE WHEN b.origin IN ('LOCAL', 'OPENING') THEN b.origin ELSE 'ROLLBACK' END AS origin
           FROM backfill_batches b WHERE b.id = ANY (p_batch_ids) AND b.posted > 0 ORDER BY 1, 2) AS part;
     INSERT INTO rollback_reversing
-    SELECT e.id, nextval(numbers), r.id, coalesce(before.base_reference, e.reference_id), coalesce(before.generation, 0) + 1
-    FROM rollback_entries(p_batch_ids) e
-    LEFT JOIN ledger_reversals before ON before.ledger_id = e.ledger_id
-                                     AND before.base_reference || '~' || (before.generation + 1) = e.reference_id
-    JOIN backfill_batches b ON b.id = e.batch_id
-    JOIN rollback_reversal_batches r ON r.source_id = b.source_id
-     AND r.origin = CASE WHEN b.origin IN ('LOCAL', 'OPENING') THEN b.origin ELSE 'ROLLBACK' END;
-    ANALYZE rollback_reversing;
+    SELECT found.*, nextval(numbers)
+    FROM (SELECT e.*, r.id, coalesce(before.base_reference, e.reference_id), coalesce(before.generation, 0) + 1
+          FROM rollback_entries(p_batch_ids) e
+          LEFT JOIN ledger_reversals before ON before.ledger_id = e.ledger_id
+                                           AND before.base_reference || '~' || (before.generation + 1) = e.reference_id
+          JOIN backfill_batches b ON b.id = e.batch_id
+          JOIN rollback_reversal_batches r ON r.source_id = b.source_id
+           AND r.origin = CASE WHEN b.origin IN ('LOCAL', 'OPENING') THEN b.origin ELSE 'ROLLBACK' END
+          ORDER BY e.id) AS found;
+    SELECT coalesce(jsonb_object_agg(l.ledger_id, ledger_open_moment(l.ledger_id, now())), '{}') INTO moments
+    FROM (SELECT DISTINCT r.ledger_id FROM rollback_reversing r) AS l
+    WHERE p_reverse_at <> 'original';
     INSERT INTO ledger_entries (id, ledger_id, debit_account_id, credit_account_id, amount, currency_code, asset_type,
                                 transaction_type, reference_id, timestamp_utc, fx_rate, metadata, batch_id, source_row)
-    SELECT r.reversal_entry_id, e.ledger_id, e.credit_account_id, e.debit_account_id, e.amount, e.currency_code, e.asset_type,
-           e.transaction_type, e.reference_id || '~reversed',
-           CASE p_reverse_at WHEN 'original' THEN e.timestamp_utc ELSE dated.moment END, e.fx_rate,
-           jsonb_build_object('reverses', e.reference_id, 'rollback', p_rollback_id), r.batch_id, e.source_row
-    FROM rollback_reversing r
-    JOIN ledger_entries e ON e.id = r.entry_id
-    LEFT JOIN (SELECT l.ledger_id, ledger_open_moment(l.ledger_id, now()) AS moment
-               FROM (SELECT DISTINCT ledger_id FROM rollback_entries(p_batch_ids)) AS l) AS dated
-           ON dated.ledger_id = e.ledger_id;
+    SELECT r.reversal_entry_id, r.ledger_id, r.credit_account_id, r.debit_account_id, r.amount, r.currency_code, r.asset_type,
+           r.transaction_type, r.reference_id || '~reversed',
+           CASE p_reverse_at WHEN 'original' THEN r.timestamp_utc ELSE (moments ->> r.ledger_id)::timestamptz END, r.fx_rate,
+           jsonb_build_object('reverses', r.reference_id, 'rollback', p_rollback_id), r.reversal_batch_id, r.source_row
+    FROM rollback_reversing r;
     INSERT INTO ledger_reversals (ledger_id, base_reference, generation, reference_id, reversal_reference_id, entry_id,
                                   reversal_entry_id, rollback_id)
-    SELECT e.ledger_id, r.base, r.generation, e.reference_id, e.reference_id || '~reversed', e.id, r.reversal_entry_id, p_rollback_id
-    FROM rollback_reversing r JOIN ledger_entries e ON e.id = r.entry_id;
+    SELECT r.ledger_id, r.base, r.generation, r.reference_id, r.reference_id || '~reversed', r.id, r.reversal_entry_id,
+           p_rollback_id
+    FROM rollback_reversing r;
     FOR ours IN SELECT * FROM rollback_reversal_batches ORDER BY id LOOP
-        SELECT count(*) INTO made FROM rollback_reversing r WHERE r.batch_id = ours.id;
+        SELECT count(*) INTO made FROM rollback_reversing r WHERE r.reversal_batch_id = ours.id;
         CONTINUE WHEN made = 0;
         INSERT INTO backfill_batches (id, partition_id, source_id, kind, first_row, last_row, read, posted, duplicates, conflicts,
                                       rejected, run_id, path, started_at, seconds, origin)
@@ -974,7 +1005,8 @@ BEGIN
                 THEN nextval(numbers) END
     FROM rollback_entries(p_batch_ids) e
     JOIN dual_ledger_outbox o ON o.ledger_id = e.ledger_id AND o.reference_id = e.reference_id
-                             AND NOT o.withdraws AND o.status NOT IN ('CANCELLED', 'COMPENSATED')
+                             AND NOT o.withdraws AND o.compensated_by IS NULL
+                                     AND o.status NOT IN ('CANCELLED', 'COMPENSATED')
     LEFT JOIN ledger_reversals r ON r.entry_id = e.id AND r.rollback_id = p_rollback_id
     ORDER BY o.id;
     ANALYZE rollback_told;

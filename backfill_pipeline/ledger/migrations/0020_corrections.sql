@@ -34,7 +34,7 @@ CREATE TABLE ledger_corrections (
     CONSTRAINT ledger_corrections_of_a_ledger CHECK ((ledger_id IS NULL) = (kind = 'balance')),
     CONSTRAINT ledger_corrections_approved CHECK ((approved_by IS NULL) = (approved_at IS NULL)
         AND (approved_by IS NULL) = (four_eyes IS NULL)),
-    CONSTRAINT ledger_corrections_by_another CHECK (NOT four_eyes OR approved_by <> proposed_by),
+    CONSTRAINT ledger_corrections_by_another CHECK (NOT four_eyes OR NOT same_person(approved_by, proposed_by)),
     CONSTRAINT ledger_corrections_applied_after_approval
         CHECK (status NOT IN ('approved', 'applied', 'undone') OR approved_by IS NOT NULL)
 );
@@ -115,12 +115,13 @@ $$;
 CREATE TRIGGER ledger_corrections_begin BEFORE INSERT ON ledger_corrections
     FOR EACH ROW EXECUTE FUNCTION ledger_corrections_begin();
 
--- What was approved is what is posted: entries stay, and are told once which entry they became.
+-- What was approved is what is posted: entries come with their proposal, in its transaction, so that nobody slips one in
+-- after another person looked at it. They stay, and are told once which entry they became.
 CREATE FUNCTION ledger_correction_entries_guard() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'INSERT' AND NEW.entry_id IS NULL
-       AND (SELECT status FROM ledger_corrections WHERE id = NEW.correction_id) = 'proposed' THEN
+       AND (SELECT status = 'proposed' AND proposed_at = now() FROM ledger_corrections WHERE id = NEW.correction_id) THEN
         RETURN NEW;
     END IF;
     IF TG_OP = 'UPDATE' AND OLD.entry_id IS NULL AND to_jsonb(NEW) - 'entry_id' = to_jsonb(OLD) - 'entry_id'
@@ -210,6 +211,104 @@ WHERE c.status = 'applied' AND c.reference_id IS NOT NULL
   AND NOT EXISTS (SELECT FROM ledger_corrections later
                   WHERE later.ledger_id = c.ledger_id AND later.reference_id = c.reference_id
                     AND later.status = 'applied' AND later.id > c.id);
+
+-- What corrected references would be as entries of the batch that posted them, had they been right from the start: what a seal
+-- that is older than their correction speaks of. `entry_id` is the one that bears the reference now.
+CREATE FUNCTION corrected_entries_as_posted(p_sealed_at timestamptz)
+RETURNS TABLE (correction_id bigint, ledger_id text, reference_id text, entry_id bigint, restored ledger_entries)
+LANGUAGE sql STABLE AS $$
+    SELECT r.correction_id, r.ledger_id, r.reference_id, e.id,
+           CASE WHEN r.target IS NOT NULL THEN jsonb_populate_record(NULL::ledger_entries, r.target || CASE
+               WHEN own.was_lost THEN jsonb_build_object(
+                   'batch_id', b.id, 'source_row', r.source_row, 'posted_at', b.posted_at)
+               ELSE jsonb_build_object('batch_id', e.batch_id, 'source_row', e.source_row, 'posted_at', e.posted_at) END) END
+    FROM ledger_corrected_references r
+    JOIN ledger_corrections c ON c.id = r.correction_id AND c.closed_at > p_sealed_at
+    LEFT JOIN ledger_entries e ON e.ledger_id = r.ledger_id AND e.reference_id = r.reference_id
+    LEFT JOIN LATERAL (
+        SELECT b.id, b.posted_at
+        FROM backfill_batches b LEFT JOIN backfill_partitions p ON p.id = b.partition_id
+        WHERE e.batch_id IS NULL AND b.source_id = r.source_id AND b.posted > 0 AND CASE b.kind
+              WHEN 'entries' THEN p.partition_key = r.partition_key AND r.source_row BETWEEN b.first_row AND b.last_row
+              WHEN 'replay' THEN EXISTS (SELECT FROM backfill_replays y WHERE y.batch_id = b.id AND y.outcome = 'posted'
+                                         AND p.partition_key = r.partition_key AND y.source_row = r.source_row)
+              WHEN 'opening' THEN r.target ->> 'transaction_type' = 'OPENING_BALANCE' END
+        ORDER BY b.kind = 'replay' DESC, b.id LIMIT 1) AS b ON true
+    -- The batch's own entry is gone; what bears its reference was posted later, by the correction or by hand.
+    CROSS JOIN LATERAL (SELECT e.id IS NULL OR b.id IS NOT NULL AND e.posted_at > b.posted_at AS was_lost) AS own
+    WHERE r.holds
+$$;
+
+-- How many entries corrections brought back to a batch, less those that they took out of it.
+CREATE VIEW ledger_corrected_batches AS
+SELECT coalesce((x.restored).batch_id, e.batch_id) AS batch_id,
+       sum(((x.restored).batch_id IS NOT NULL)::int - (e.batch_id IS NOT NULL)::int) AS entries
+FROM corrected_entries_as_posted('-infinity') x
+LEFT JOIN ledger_entries e ON e.id = x.entry_id
+GROUP BY 1;
+
+-- What a seal would be of today's entries of its batch or month, if what corrections made since are about had been right from
+-- the start. Where that is what was sealed, they brought back exactly what was there, field for field: it is proven, not
+-- promised. No row when no correction concerns it.
+CREATE FUNCTION ledger_seal_as_corrected(p_ledger_id text, p_number bigint)
+RETURNS TABLE (entries bigint, digest bytea, corrections bigint[])
+LANGUAGE plpgsql STABLE
+SET datestyle = 'ISO, YMD'
+AS $$
+DECLARE
+    sealed ledger_seals;
+    starts timestamptz;
+    ends   timestamptz;
+BEGIN
+    SELECT s.* INTO sealed FROM ledger_seals s WHERE s.ledger_id = p_ledger_id AND s.number = p_number;
+    IF NOT EXISTS (SELECT FROM ledger_corrections c WHERE c.status = 'applied' AND c.closed_at > sealed.sealed_at) THEN
+        RETURN;
+    END IF;
+    starts := sealed.month::timestamp AT TIME ZONE 'UTC';
+    ends := (sealed.month::timestamp + interval '1 month') AT TIME ZONE 'UTC';
+    RETURN QUERY
+    WITH corrected AS MATERIALIZED (
+        SELECT * FROM corrected_entries_as_posted(sealed.sealed_at) AS x WHERE x.ledger_id = p_ledger_id
+    ), own AS MATERIALIZED (
+        SELECT e AS entry
+        FROM ledger_entries e
+        WHERE e.ledger_id = p_ledger_id
+          AND (e.batch_id = sealed.batch_id OR e.timestamp_utc >= starts AND e.timestamp_utc < ends)
+    ), one AS (
+        SELECT ledger_entry_digest(own.entry, (
+                   SELECT string_agg(ROW(c.side, c.account_id, c.currency_code, c.amount)::text, '' ORDER BY c.side)
+                   FROM ledger_entry_conversions c WHERE c.entry_id = (own.entry).id)) AS digest
+        FROM own
+        WHERE NOT EXISTS (SELECT FROM corrected x WHERE x.entry_id = (own.entry).id)
+        UNION ALL
+        SELECT ledger_entry_digest(x.restored, (
+                   SELECT string_agg(ROW(leg.side, a.id, a.currency_code, round_half_even(
+                              (x.restored).amount * (x.restored).fx_rate, coalesce(u.minor_units, 18)))::text,
+                          '' ORDER BY leg.side)
+                   FROM (VALUES ('debit', (x.restored).debit_account_id), ('credit', (x.restored).credit_account_id))
+                        AS leg (side, account_id)
+                   JOIN bank_accounts a ON a.id = leg.account_id AND a.currency_code <> (x.restored).currency_code
+                   JOIN currencies u ON u.code = a.currency_code))
+        FROM corrected x
+        WHERE (x.restored).batch_id = sealed.batch_id
+           OR (x.restored).timestamp_utc >= starts AND (x.restored).timestamp_utc < ends
+    ), part AS (
+        SELECT get_byte(one.digest, 0) AS bucket, count(*) AS entries,
+               sha256(string_agg(one.digest, '' ORDER BY one.digest)) AS digest
+        FROM one GROUP BY bucket
+    ), concerned AS (
+        SELECT array_agg(x.correction_id ORDER BY x.correction_id) AS ids
+        FROM corrected x
+        WHERE EXISTS (SELECT FROM own WHERE (own.entry).id = x.entry_id)
+           OR (x.restored).batch_id = sealed.batch_id
+           OR (x.restored).timestamp_utc >= starts AND (x.restored).timestamp_utc < ends
+    )
+    SELECT coalesce(sum(part.entries), 0)::bigint, sha256(coalesce(string_agg(part.digest, '' ORDER BY part.bucket), '')),
+           (SELECT ids FROM concerned)
+    FROM part
+    HAVING (SELECT ids FROM concerned) IS NOT NULL;
+END
+$$;
 
 -- Exactly what a proposal about a reference is made from.
 CREATE FUNCTION correction_reference_state(p_finding jsonb) RETURNS jsonb
@@ -535,7 +634,9 @@ BEGIN
           AND coalesce(reference_id, '') = coalesce(found.finding ->> 'reference_id', '')
           AND coalesce(account_id, '') = coalesce(found.finding ->> 'account_id', '')
         FOR UPDATE;
-        IF before.id IS NOT NULL AND (before.state_hash, before.finding) = (now_hash, found.finding) THEN
+        -- A balance is computed anew in the same way, whoever found that it drifted: a source's proposal or the audit.
+        IF before.id IS NOT NULL AND before.state_hash = now_hash
+           AND (before.finding = found.finding OR before.kind = 'balance' AND found.finding ->> 'kind' = 'balance') THEN
             correction_id := before.id;
             outcome := 'open already';
             RETURN NEXT;
@@ -643,7 +744,7 @@ BEGIN
     IF change IS NOT NULL THEN
         RETURN correction_is_stale(c, p_actor, change);
     END IF;
-    IF p_actor = c.proposed_by AND (SELECT four_eyes FROM ledger_controls FOR SHARE) THEN
+    IF same_person(p_actor, c.proposed_by) AND (SELECT four_eyes FROM ledger_controls FOR SHARE) THEN
         RETURN jsonb_build_object('id', p_id, 'outcome', 'same person', 'proposed_by', c.proposed_by);
     END IF;
     UPDATE ledger_corrections SET status = 'approved', approved_by = p_actor, approved_at = now() WHERE id = p_id;
@@ -821,7 +922,8 @@ BEGIN
         SELECT oid FROM pg_proc
         WHERE pronamespace = current_schema()::regnamespace
           AND proname IN ('ledger_corrections_guard', 'ledger_corrections_begin', 'ledger_correction_entries_guard',
-                          'correction_movements', 'corrections_of_reference', 'corrections_hold', 'correction_reference_state',
+                          'correction_movements', 'corrections_of_reference', 'corrections_hold',
+                          'corrected_entries_as_posted', 'ledger_seal_as_corrected', 'correction_reference_state',
                           'correction_balance_state', 'correction_state', 'correction_reverse', 'correction_differences',
                           'draft_reference_correction', 'draft_balance_correction', 'propose_corrections',
                           'correction_change', 'correction_is_stale', 'approve_correction', 'reject_correction',

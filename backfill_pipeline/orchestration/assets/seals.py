@@ -54,7 +54,7 @@ def seals_asset() -> dg.AssetsDefinition:
                 dg.AssetCheckResult(
                     passed=report.intact,
                     check_name=INTACT_CHECK,
-                    severity=dg.AssetCheckSeverity.ERROR,
+                    severity=dg.AssetCheckSeverity.WARN if report.corrected else dg.AssetCheckSeverity.ERROR,
                     description=text,
                     metadata=metadata,
                 )
@@ -69,6 +69,11 @@ def verification_text(report: VerificationReport) -> str:
     covered = f"{counted(report.seals, 'seal')} over {counted(report.entries, 'entry', 'entries')}"
     if report.intact:
         return f"intact: {covered}"
+    if report.corrected:
+        return (
+            f"corrected: {counted(len(report.touched), 'batch or period', 'batches and periods')} of {covered} are what"
+            " was sealed only together with the corrections made since"
+        )
     first = (
         f"ledger {report.touched[0].ledger_id}, {report.touched[0].subject}"
         if report.touched
@@ -93,6 +98,7 @@ def verification_metadata(report: VerificationReport) -> Metadata:
                 "found": one.found,
                 "entries_named": one.break_count,
                 "unexplained": one.unexplained,
+                "corrected_by": ", ".join(str(number) for number in one.corrected_by) or None,
             }
             for one in report.touched
         ]
@@ -101,7 +107,7 @@ def verification_metadata(report: VerificationReport) -> Metadata:
     faults = table([asdict(one) for one in report.chain_faults])
     unsealed = report.unsealed
     return {
-        "verdict": "intact" if report.intact else "touched",
+        "verdict": report.verdict,
         "seals": report.seals,
         "entries": report.entries,
         "touched": len(report.touched),

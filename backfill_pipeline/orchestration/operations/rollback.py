@@ -107,7 +107,7 @@ def rollback_jobs() -> list[dg.JobDefinition]:
         context.add_output_metadata(
             {
                 "outcome": applied_text(found),
-                **plan_metadata(found),
+                **_facts(found),
                 **_proof(found),
                 "partitions_shown": len(stale),
             }
@@ -158,22 +158,30 @@ def applied_text(found: Mapping[str, object]) -> str:
 
 
 def plan_metadata(found: Mapping[str, object]) -> Metadata:
-    """All of a plan; of long lists the first rows, with complete counts."""
+    """All of a plan, which nobody applied yet; of long lists the first rows, with complete counts."""
+    return {"plan": plan_text(found), **_facts(found)}
+
+
+def _facts(found: Mapping[str, object]) -> Metadata:
+    """What a plan holds, applied or not."""
     batches, accounts = _part(found, "batches"), _part(found, "accounts")
     dependents = _part(found, "dependents")
     below, duplicates = _part(dependents, "accounts_below_zero"), _part(dependents, "duplicates")
     corrections = _part(dependents, "corrections")
     tables = {
-        "entries": _list(_part(found, "entries"), "totals"),
-        "batches": _list(batches, "list"),
-        "accounts": _list(accounts, "list"),
-        "outbox": _list(found, "outbox"),
+        "entries": _columns(
+            _list(_part(found, "entries"), "totals"), "ledger", "currency", "count", "amount", "from", "to"
+        ),
+        "batches": _columns(
+            _list(batches, "list"), "id", "kind", "source", "partition", "read", "posted", "posted_at"
+        ),
+        "accounts": _columns(_list(accounts, "list"), "id", "currency", "balance", "after"),
+        "outbox": _columns(_list(found, "outbox"), "bank", "kind", "status", "rows", "becomes"),
         "accounts_below_zero": _list(below, "sample"),
         "duplicates_of_these": _list(duplicates, "sample"),
     }
     shown = {f"table/{name}": one for name, rows in tables.items() if (one := table(rows)) is not None}
     return {
-        "plan": plan_text(found),
         "plan_hash": str(found["plan_hash"]),
         "subject": str(found["subject"]),
         "mode": str(found["mode"] or ""),
@@ -226,6 +234,11 @@ def _list(part: Mapping[str, object], name: str) -> list[Mapping[str, object]]:
     rows = part[name]
     assert isinstance(rows, list), name
     return rows
+
+
+def _columns(rows: list[Mapping[str, object]], *names: str) -> list[Mapping[str, object]]:
+    """These columns in this order: PostgreSQL orders the keys of an object by their length."""
+    return [{name: row[name] for name in names} for row in rows]
 
 
 def _sentences(name: str, found: Mapping[str, object]) -> Metadata:

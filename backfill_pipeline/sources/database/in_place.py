@@ -11,13 +11,11 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import psycopg
 import pyarrow as pa
 import sqlalchemy as sa
 from psycopg import sql
@@ -36,6 +34,19 @@ from backfill_pipeline.schemas.extracted import (
 )
 from backfill_pipeline.sources.capture.captures import RAW, raw_texts
 from backfill_pipeline.sources.database.connect import find_target, snapshot
+from backfill_pipeline.sources.database.in_place_statements import (
+    DIGEST,
+    HASHED_ROWS,
+    IDENTITY,
+    TableShape,
+    behind_key,
+    bound,
+    execute,
+    fetched,
+    hashed,
+    key_column,
+    names_of,
+)
 from backfill_pipeline.sources.database.stream import (
     DatabaseStream,
     Plan,
@@ -47,56 +58,7 @@ from backfill_pipeline.sources.database.stream import (
 from backfill_pipeline.sources.protocol import CHUNK_COUNT_MAX, SourceChunk, SourceManifest
 from backfill_pipeline.sources.record_stream import StreamedRecords
 
-ALIAS: Final = "source_rows"
-"""What statements of ours call the table."""
-
-_HASHED_ROWS: Final = 100_000
-"""Rows that are hashed together: the hash of all does not depend on how they are cut into chunks."""
-
 _PAGE_ROWS: Final = 20_000
-
-_SURVEY: Final = sql.SQL("""
-    WITH numbered AS (
-        SELECT row_number() OVER (ORDER BY {key}) AS n, sha256(convert_to(__backfill_text, 'UTF8')) AS digest,
-               octet_length(__backfill_text) AS bytes, ARRAY[{key_texts}] AS key
-        FROM (SELECT {alias}.*, {row_text} AS __backfill_text FROM {rows}) AS {alias}
-    )
-    SELECT (n - 1) / %(chunk)s AS chunk, (n - 1) / %(part)s AS part, count(*), sum(bytes)::bigint,
-           encode(sha256(string_agg(digest, '' ORDER BY n)), 'hex'),
-           (array_agg(key) FILTER (WHERE n %% %(chunk)s = 0))[1],
-           count(*) FILTER (WHERE array_position(key, NULL) IS NOT NULL)
-    FROM numbered
-    GROUP BY {sets}
-    ORDER BY 1 NULLS LAST, 2
-""")
-_DIGEST: Final = sql.SQL("""
-    SELECT count(*), encode(sha256(string_agg(digest, '' ORDER BY n)), 'hex')
-    FROM (SELECT row_number() OVER (ORDER BY {key}) AS n, sha256(convert_to({row_text}, 'UTF8')) AS digest
-          FROM (SELECT * FROM {rows} {behind} ORDER BY {key} LIMIT %(count)s) AS {alias}) AS hashed
-""")
-_IDENTITY: Final = (
-    "SELECT (SELECT system_identifier FROM pg_control_system())::text, current_database()::text,"
-    " to_regclass(%s)::oid::bigint, current_setting('server_encoding')"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class TableShape:
-    """A table as statements name it.
-
-    Attributes:
-        rows: for FROM, under ALIAS, with its condition.
-        row_text: one text of a row, from which it is hashed.
-        key: columns in whose order rows are numbered.
-        types: column → the name of its type.
-        identity: of the server, the database and the table, and the server's encoding.
-    """
-
-    rows: sql.Composable
-    row_text: sql.Composable
-    key: tuple[sql.Composable, ...]
-    types: dict[str, str]
-    identity: tuple[object, ...]
 
 
 class InPlaceReader:
@@ -138,10 +100,10 @@ class InPlaceReader:
             if visit is not None:
                 for records, first in _records(connection, plan):
                     visit(_extracted(records, first))
-            found = self._hashed(connection, plan, chunk_rows)
+            found = hashed(connection, plan, chunk_rows)
             if found.row_count > chunk_rows * self._chunk_count_max:
                 chunk_rows = -(-found.row_count // self._chunk_count_max)
-                found = self._hashed(connection, plan, chunk_rows)
+                found = hashed(connection, plan, chunk_rows)
             check_whole(connection, plan, found.row_count - found.nulls)
         header = tuple(column.name for column in plan.columns)
         sha256 = hashlib.sha256("\x1f".join([*header, "", *found.parts]).encode()).hexdigest()
@@ -175,12 +137,12 @@ class InPlaceReader:
                     connection, plan, after=after, first_row=chunk.first_row, limit=chunk.row_count
                 )
             ]
-            found = _execute(
+            found = execute(
                 connection,
-                _DIGEST.format(
-                    **_names(plan), behind=behind_key([_column(one.name) for one in plan.key], after)
+                DIGEST.format(
+                    **names_of(plan), behind=behind_key([key_column(one.name) for one in plan.key], after)
                 ),
-                {"count": chunk.row_count, **_bound(after)},
+                {"count": chunk.row_count, **bound(after)},
             )[0]
         table = pa.concat_tables(pieces)
         if found != (chunk.row_count, chunk.sha256) or not set(header) <= set(table.column_names):
@@ -202,10 +164,11 @@ class InPlaceReader:
             wanted = [row - chunk.first_row + 1 for row in source_rows]
             statement = (
                 sa.select(numbered)
-                .where(numbered.c.n == sa.func.any(sa.bindparam("wanted", wanted, type_=sa.types.NullType())))
+                # Of the column's own type: else every row is held against every number.
+                .where(numbered.c.n == sa.func.any(sa.cast(wanted, sa.ARRAY(sa.BigInteger))))
                 .order_by(numbered.c.n)
             )
-            rows = _fetched(connection, statement)
+            rows = fetched(connection, statement)
             if len(rows) != len(wanted):
                 raise self.changed(chunk)
             records, _ = records_of(plan, [row[:-1] for row in rows], 0, None)
@@ -232,18 +195,18 @@ class InPlaceReader:
         """See `SourceReader.fingerprint`. What was registered, while it is known: chunks are proven when read."""
         for path in self._folder.glob(f"{self._registered}-*.keys.json"):
             return int(path.name.split("-")[1].split(".")[0]), str(self._registered)
-        manifest = self.survey(_HASHED_ROWS)
+        manifest = self.survey(HASHED_ROWS)
         return manifest.size_bytes, manifest.sha256
 
     def shape(self) -> TableShape:
         """The table, for statements of somebody else in the same database."""
         with self._planned() as (connection, plan):
-            names = _names(plan)
-            [identity] = _execute(connection, sql.SQL(_IDENTITY), [self.table_name(plan)])
+            names = names_of(plan)
+            [identity] = execute(connection, sql.SQL(IDENTITY), [self.table_name(plan)])
             return TableShape(
                 rows=names["rows"],
                 row_text=names["row_text"],
-                key=tuple(_column(one.name) for one in plan.key),
+                key=tuple(key_column(one.name) for one in plan.key),
                 types={column.name: column.type_name for column in plan.columns},
                 identity=identity,
             )
@@ -278,30 +241,15 @@ class InPlaceReader:
             plan = make_plan(connection, target, self._section, self._columns_read)
             yield connection, plan
 
-    def _hashed(self, connection: Connection, plan: Plan, chunk_rows: int) -> "_Hashed":
-        same = chunk_rows == _HASHED_ROWS
-        sets = sql.SQL("1, 2" if same else "GROUPING SETS ((1), (2))")
-        rows = _execute(
-            connection, _SURVEY.format(sets=sets, **_names(plan)), {"chunk": chunk_rows, "part": _HASHED_ROWS}
-        )
-        chunks = [row for row in rows if row[0] is not None]
-        return _Hashed(
-            chunks=[(row[2], row[4], None if row[5] is None else tuple(row[5])) for row in chunks],
-            parts=[row[4] for row in rows if same or row[0] is None],
-            row_count=sum(row[2] for row in chunks),
-            size_bytes=sum(row[3] for row in chunks),
-            nulls=sum(row[6] for row in chunks),
-        )
-
     def _after(self, connection: Connection, plan: Plan, chunk: SourceChunk) -> tuple[str, ...] | None:
         if chunk.first_row == 1:
             return None
         if (key := (self._known_bounds() or {}).get(chunk.first_row)) is not None:
             return key
-        found = _execute(
+        found = execute(
             connection,
             sql.SQL("SELECT {texts} FROM {rows} ORDER BY {key} OFFSET %(rows)s LIMIT 1").format(
-                texts=_names(plan)["key_texts"], rows=_names(plan)["rows"], key=_names(plan)["key"]
+                texts=names_of(plan)["key_texts"], rows=names_of(plan)["rows"], key=names_of(plan)["key"]
             ),
             {"rows": chunk.first_row - 2},
         )
@@ -326,67 +274,6 @@ class InPlaceReader:
             unfinished.replace(self._folder / f"{sha256}-{size_bytes}.keys.json")
 
 
-@dataclass(frozen=True, slots=True)
-class _Hashed:
-    """What the database says of the rows: per chunk count, hash and last key; the hashes of all in fixed parts."""
-
-    chunks: list[tuple[int, str, tuple[str, ...] | None]]
-    parts: list[str]
-    row_count: int
-    size_bytes: int
-    nulls: int
-
-
-def _column(name: str) -> sql.Composable:
-    return sql.Identifier(ALIAS, name)
-
-
-def behind_key(key: Sequence[sql.Composable], after: Sequence[str] | None) -> sql.Composable:
-    """The condition that begins behind a key, to be added to `rows`; its values are bound as after0, after1, …"""
-    if after is None:
-        return sql.SQL("")
-    bounds = sql.SQL(", ").join(sql.Placeholder(f"after{number}") for number in range(len(after)))
-    return sql.SQL("AND ({}) > ({})").format(sql.SQL(", ").join(key), bounds)
-
-
-def _bound(after: Sequence[str] | None) -> dict[str, str]:
-    return {f"after{number}": value for number, value in enumerate(after or ())}
-
-
-def _names(plan: Plan) -> dict[str, sql.Composable]:
-    schema, name = plan.section.table_path()
-    table = sql.Identifier(schema, name) if schema else sql.Identifier(name)
-    condition: sql.Composable = sql.SQL("true")
-    if plan.section.where is not None:
-        # On lines of its own: the bracket behind it is not part of a comment. A percent sign is no parameter.
-        text = plan.section.where.replace("%", "%%")
-        condition = sql.SQL(f"({text}\n)")
-    key = [_column(one.name) for one in plan.key]
-    return {
-        "alias": sql.Identifier(ALIAS),
-        "rows": sql.SQL("{} AS {} WHERE {}").format(table, sql.Identifier(ALIAS), condition),
-        # Of the row as a whole, which the database writes in a third of the time that its columns take one by one.
-        "row_text": sql.SQL("{}::text").format(sql.Identifier(ALIAS)),
-        "key": sql.SQL(", ").join(key),
-        "key_texts": sql.SQL(", ").join(sql.SQL("{}::text").format(one) for one in key),
-    }
-
-
-def _execute(connection: Connection, statement: sql.SQL | sql.Composed, values: Any) -> list[tuple[Any, ...]]:
-    """With values, so that it is one statement, whatever a definition's text holds."""
-    driver = connection.connection.driver_connection
-    assert isinstance(driver, psycopg.Connection)
-    return driver.execute(statement, values).fetchall()
-
-
-def _fetched(connection: Connection, statement: sa.Select[Any]) -> list[tuple[Any, ...]]:
-    """Tuples of the driver, which are half the price of SQLAlchemy's rows."""
-    with closing(connection.execute(statement)) as result:
-        cursor: Any = result.cursor
-        rows: list[tuple[Any, ...]] = cursor.fetchall()
-        return rows
-
-
 def _records(
     connection: Connection,
     plan: Plan,
@@ -399,7 +286,7 @@ def _records(
     read = 0
     while True:
         wanted = _PAGE_ROWS if limit is None else min(_PAGE_ROWS, limit - read)
-        rows = _fetched(connection, page_statement(plan, after, wanted))
+        rows = fetched(connection, page_statement(plan, after, wanted))
         if rows or not read:
             records, key = records_of(plan, rows, read, after)
             yield records, first_row + read
