@@ -20,8 +20,8 @@ _DIFFER: Final = Check(
     "balances_differ_from_legs",
     Severity.BREAK,
     "balances and conversions that are not what the legs say",
-    "bank_accounts or ledger_entry_conversions was changed directly. No entry corrects that, since it moves both:"
-    " find out who did it, and have the owner of the tables set back what is expected",
+    "bank_accounts or ledger_entry_conversions was changed directly: find out who did it, then let backfill corrections"
+    " propose --audit propose that balances be what their legs say; no entry could do that, since it moves both",
 )
 _CURRENCIES: Final = Check(
     "currencies_out_of_balance",
