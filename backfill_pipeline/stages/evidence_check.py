@@ -227,12 +227,15 @@ def _seal_faults(folder: Path, heads: Mapping[str, tuple[int, str]]) -> Iterator
 
 def _rows(path: Path) -> Iterator[dict[str, str]]:
     """The rows of a CSV; apostrophes that keep spreadsheets from running cells are taken away again."""
-    csv.field_size_limit(_FIELD_BYTES_MAX)
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            if None in row or None in row.values():
-                raise csv.Error("a row has more or fewer fields than the header")
-            yield {name: _ESCAPED.sub(r"\1", value) for name, value in row.items()}
+    usual = csv.field_size_limit(_FIELD_BYTES_MAX)  # of the whole process: others rely on the usual one
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                if None in row or None in row.values():
+                    raise csv.Error("a row has more or fewer fields than the header")
+                yield {name: _ESCAPED.sub(r"\1", value) for name, value in row.items()}
+    finally:
+        csv.field_size_limit(usual)
 
 
 def _text(value: str | None) -> str:

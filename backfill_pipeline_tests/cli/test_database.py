@@ -53,6 +53,7 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_killed_while_the_table_moves_on__what_was_registered_is_posted(
     backfill: Backfill, legacy: str, source: Path
 ) -> None:

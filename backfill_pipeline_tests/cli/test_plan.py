@@ -191,6 +191,7 @@ def test_interrupted_it_leaves_nothing(
         )
 
 
+@pytest.mark.slow
 def test_while_the_source_is_being_run(backfill: Backfill, world: World) -> None:
     """A plan reads on, says so, and the run does not notice it."""
     world.write("s", entries(40_000), partition_rows="500", accounts={"A": 0, "B": 10_000_000})

@@ -85,6 +85,7 @@ def test_rejects_of_the_sample_are_exported_repaired_and_replayed(backfill: Back
     assert backfill("reconcile", "sample").code == 0
 
 
+@pytest.mark.slow
 def test_every_reject_repaired_is_exit_code_0(backfill: Backfill, world: World, tmp_path: Path) -> None:
     source = world.write("bank", [entry(1, amount="-1.00"), entry(2)], max_error_rate="1")
     assert backfill("run", source).code == 3
@@ -112,6 +113,7 @@ def test_the_export_of_a_source_that_changed_says_that_its_columns_are_empty(
     assert (row["amount"], row["reject.code"]) == ("", "amount_not_positive")
 
 
+@pytest.mark.slow
 def test_killed_while_replaying_and_again_ends_exact(
     backfill: Backfill, world: World, tmp_path: Path
 ) -> None:

@@ -57,6 +57,7 @@ def test_a_busy_source_is_refused_in_one_sentence(backfill: Backfill, world: Wor
     assert backfill("resume", "s").code in (0, 3)
 
 
+@pytest.mark.slow
 def test_two_sources_at_once_both_succeed(backfill: Backfill, world: World) -> None:
     """They share accounts, and each applies constraints while the other may be posting."""
     rich = {"A": 10**9, "B": 10**9, "C": 10**9}

@@ -118,6 +118,7 @@ def test_a_second_file_runs_its_own_partitions_alone(sensed: Sensed) -> None:
     assert shown == {"0001", "0002", "0003", "0004"}
 
 
+@pytest.mark.slow
 def test_the_same_content_under_another_name_is_told_and_left_out(sensed: Sensed) -> None:
     path = sensed.put("1.csv", entries(10))
     sensed.launched()
@@ -143,6 +144,7 @@ def test_a_file_that_cannot_be_used_is_tried_once_and_again_when_it_changed(sens
     assert "s done (2 done)" in sensed.says()
 
 
+@pytest.mark.slow
 def test_files_that_cannot_be_used_do_not_hold_up_the_others(sensed: Sensed) -> None:
     sensed.put("1.csv", entries(10))
     for name in ("0.csv", "5.csv"):
@@ -167,6 +169,7 @@ def test_files_that_cannot_be_used_do_not_hold_up_the_others(sensed: Sensed) -> 
     assert len(sensed.world.references()) == 30
 
 
+@pytest.mark.slow
 def test_too_many_rejects_are_told_and_the_next_file_is_not_held_up(sensed: Sensed) -> None:
     sensed.put("1.csv", [entry(1, amount="x")])
     assert sensed.launched() == ["register_s", "backfill_s 0001"]

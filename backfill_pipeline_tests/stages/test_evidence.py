@@ -150,6 +150,12 @@ class TestAPack:
         one, two = ({file.name: file.read_bytes() for file in pack.path.iterdir()} for pack in packs)
         assert one == two
 
+    def test_is_checked_without_a_trace_in_the_process(self, auditor: Auditor) -> None:
+        usual = csv.field_size_limit()
+        auditor.pack()
+        auditor.check()
+        assert csv.field_size_limit() == usual
+
     def test_is_in_the_audit_log(self, auditor: Auditor) -> None:
         pack = auditor.pack()
         (logged,) = audit_log.entries(auditor.connection, subject="bank", limit=1)

@@ -28,7 +28,10 @@ def bank(world: World, count: int) -> Path:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_the_examples(world: World, path: Path) -> None:
+def test_the_examples(world: World, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if path.stem == "legacy":  # its rows are in a table of the ledger's own database
+        world.query((path.parent / "legacy.sql").read_text(encoding="utf-8"))
+        monkeypatch.setenv("LEGACY_DATABASE_URL", world.url)
     plan = assert_planned_and_run_agree(world, path)
     assert plan.counts.posted
     again = assert_planned_and_run_agree(world, path)

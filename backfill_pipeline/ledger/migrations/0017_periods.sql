@@ -8,7 +8,7 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
 $$;
 ALTER TABLE ledger_approvals
     DROP CONSTRAINT ledger_approvals_by_another,
-    ADD CONSTRAINT ledger_approvals_by_another CHECK (NOT same_person(approved_by, requested_by)) NOT VALID;
+    ADD CONSTRAINT ledger_approvals_by_another CHECK (NOT same_person(approved_by, requested_by));
 
 -- As in 0016, but for spellings; and a request that is open when one person may do it alone is served by that: else it would
 -- open the way years later to the next one who asks.
