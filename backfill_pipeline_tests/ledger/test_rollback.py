@@ -458,7 +458,7 @@ def test_what_corrections_restored_of_these_rows_depends_on_it(world: World) -> 
     (first, second) = (row[0] for row in world.rows("SELECT id FROM backfill_batches ORDER BY id"))
 
     def dependents(scope: RollbackScope) -> object:
-        return rollback.plan(world.connection, scope)["dependents"]["corrections"]  # type: ignore[index]
+        return rollback.plan(world.connection, scope)["dependents"]["corrections"]
 
     lost = {"count": 1, "sample": ["LOST"]}
     none = {"count": 0, "sample": []}

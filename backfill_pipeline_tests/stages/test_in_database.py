@@ -282,7 +282,7 @@ def test_plain_rows_are_compared_by_the_database_and_a_sample_by_the_pipeline(
     seen: list[ProvenRows] = []
 
     def spy(*arguments: object, **named: object) -> ProvenRows | None:
-        found = proven_rows(*arguments, **named)  # type: ignore[arg-type]
+        found = proven_rows(*arguments, **named)
         assert found is not None
         seen.append(found)
         return found
