@@ -58,6 +58,8 @@ def rollback(
         raise UsageError("a rollback is planned or applied, not both at once: leave out --plan or --apply")
     if apply and plan_hash is None:
         raise UsageError("--apply takes the hash of the plan that was shown: --plan-hash HASH")
+    if plan_hash is not None and not plan_hash.strip():
+        raise UsageError("--plan-hash is empty: there was no plan to take it from; run it with --plan alone")
     if plan_hash is not None and not apply:
         raise UsageError("--plan-hash goes with --apply")
     scope = RollbackScope(_source_id(source), partition, batch)
