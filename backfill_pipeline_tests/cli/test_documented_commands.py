@@ -41,7 +41,7 @@ def problem(arguments: list[str]) -> str | None:
         command.make_context(command.name, rest)
     except typer.Exit:  # --help
         return None
-    except Exception as error:
+    except Exception as error:  # whatever the parser raises, the page is wrong there
         return f"{' '.join(arguments)}: {error}"
     return None
 

@@ -463,7 +463,7 @@ class LivePosters:
                     began = time.monotonic()
                     connection.execute(POST, replace(entry, reference=f"{client}-{number}").arguments())
                     self.latencies_s.append(time.monotonic() - began)
-        except Exception as error:
+        except Exception as error:  # in a thread: the test must hear of it, whatever it was
             self.failures.append(str(error))
 
 

@@ -71,7 +71,7 @@ LANGUAGE sql AS $$
     RETURNING number
 $$;
 
--- What is wrong with the log; nothing, as long as nobody touched it.
+-- What is wrong with the log; nothing, as long as nobody touched it. A head that was taken away says nothing of where it ended.
 CREATE FUNCTION audit_log_faults() RETURNS TABLE (number bigint, fault text)
 LANGUAGE sql STABLE AS $$
     WITH linked AS (
@@ -90,11 +90,14 @@ LANGUAGE sql STABLE AS $$
                           ELSE 'does not follow the row before it' END
     FROM linked l WHERE l.previous_hash <> l.expected_previous OR l.number > l.before_it + 1
     UNION ALL
-    SELECT head.number, CASE WHEN coalesce(latest.number, 0) < head.number
-                             THEN format('rows after %s were removed', coalesce(latest.number, 0))
-                             ELSE 'is not the row that was written last' END
-    FROM audit_log_head head CROSS JOIN latest
-    WHERE head.number <> coalesce(latest.number, 0) OR head.row_hash <> coalesce(latest.row_hash, ''::bytea)
+    SELECT coalesce(head.number, latest.number, 0),
+           CASE WHEN head.number IS NULL THEN 'is the last one that is there: audit_log_head, which knows the last one, is empty'
+                WHEN coalesce(latest.number, 0) < head.number
+                THEN format('rows after %s were removed', coalesce(latest.number, 0))
+                ELSE 'is not the row that was written last' END
+    FROM latest LEFT JOIN audit_log_head head ON true
+    WHERE head.number IS NULL OR head.number <> coalesce(latest.number, 0)
+       OR head.row_hash <> coalesce(latest.row_hash, ''::bytea)
     ORDER BY 1
 $$;
 
@@ -105,6 +108,12 @@ CREATE TABLE ledger_controls (
 );
 INSERT INTO ledger_controls DEFAULT VALUES;
 
+-- Two spellings of a name are no two people.
+CREATE FUNCTION same_person(one text, other text) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT lower(btrim(regexp_replace(one, '\s+', ' ', 'g'))) = lower(btrim(regexp_replace(other, '\s+', ' ', 'g')))
+$$;
+
 CREATE TABLE ledger_approvals (
     id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     action       text NOT NULL,
@@ -114,7 +123,7 @@ CREATE TABLE ledger_approvals (
     reason       text,
     approved_by  text,
     approved_at  timestamptz,
-    CONSTRAINT ledger_approvals_by_another CHECK (approved_by <> requested_by),
+    CONSTRAINT ledger_approvals_by_another CHECK (NOT same_person(approved_by, requested_by)),
     CONSTRAINT ledger_approvals_whole CHECK ((approved_by IS NULL) = (approved_at IS NULL))
 );
 -- One open request for the same thing.
@@ -122,7 +131,8 @@ CREATE UNIQUE INDEX ledger_approvals_open ON ledger_approvals (action, subject) 
 COMMENT ON TABLE ledger_approvals IS 'Requests that another person than who asked has to confirm, by asking for the same.';
 
 -- Whether it may be done now: true when another person asked for the same before, or when one person may do it alone. Else
--- the request is noted (once), and the answer is false. Both are in the audit log.
+-- the request is noted (once), and the answer is false. Both are in the audit log. A request that is open when one person may
+-- do it alone is served by that: else it would open the way years later to the next one who asks.
 CREATE FUNCTION confirmed_by_another(p_action text, p_subject text, p_actor text, p_reason text) RETURNS boolean
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -130,17 +140,18 @@ DECLARE
 BEGIN
     -- Two people who ask at the same moment: the second one finds the request of the first.
     LOCK TABLE ledger_approvals IN SHARE ROW EXCLUSIVE MODE;
-    IF NOT (SELECT four_eyes FROM ledger_controls) THEN
-        RETURN true;
-    END IF;
     SELECT * INTO open FROM ledger_approvals
     WHERE action = p_action AND subject = p_subject AND approved_at IS NULL;
+    IF NOT (SELECT four_eyes FROM ledger_controls) THEN
+        DELETE FROM ledger_approvals WHERE id = open.id;    -- that it was asked for stays in the audit log
+        RETURN true;
+    END IF;
     IF open.id IS NULL THEN
         INSERT INTO ledger_approvals (action, subject, requested_by, reason)
         VALUES (p_action, p_subject, p_actor, p_reason);
         PERFORM write_audit_log(p_actor, p_action || '_requested', p_subject, p_reason);
         RETURN false;
-    ELSIF open.requested_by = p_actor THEN
+    ELSIF same_person(open.requested_by, p_actor) THEN
         RETURN false;
     END IF;
     UPDATE ledger_approvals SET approved_by = p_actor, approved_at = now() WHERE id = open.id;

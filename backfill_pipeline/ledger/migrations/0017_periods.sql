@@ -1,43 +1,6 @@
 -- Closed periods. A ledger's month (UTC) that is closed takes no entries any more and gives none away: the database refuses
 -- both, whoever asks. What has to be corrected is corrected by an entry in a month that is open.
 
--- Two spellings of a name are no two people.
-CREATE FUNCTION same_person(one text, other text) RETURNS boolean
-LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT lower(btrim(regexp_replace(one, '\s+', ' ', 'g'))) = lower(btrim(regexp_replace(other, '\s+', ' ', 'g')))
-$$;
-ALTER TABLE ledger_approvals
-    DROP CONSTRAINT ledger_approvals_by_another,
-    ADD CONSTRAINT ledger_approvals_by_another CHECK (NOT same_person(approved_by, requested_by));
-
--- As in 0016, but for spellings; and a request that is open when one person may do it alone is served by that: else it would
--- open the way years later to the next one who asks.
-CREATE OR REPLACE FUNCTION confirmed_by_another(p_action text, p_subject text, p_actor text, p_reason text) RETURNS boolean
-LANGUAGE plpgsql AS $$
-DECLARE
-    open ledger_approvals;
-BEGIN
-    -- Two people who ask at the same moment: the second one finds the request of the first.
-    LOCK TABLE ledger_approvals IN SHARE ROW EXCLUSIVE MODE;
-    SELECT * INTO open FROM ledger_approvals
-    WHERE action = p_action AND subject = p_subject AND approved_at IS NULL;
-    IF NOT (SELECT four_eyes FROM ledger_controls) THEN
-        DELETE FROM ledger_approvals WHERE id = open.id;    -- that it was asked for stays in the audit log
-        RETURN true;
-    END IF;
-    IF open.id IS NULL THEN
-        INSERT INTO ledger_approvals (action, subject, requested_by, reason)
-        VALUES (p_action, p_subject, p_actor, p_reason);
-        PERFORM write_audit_log(p_actor, p_action || '_requested', p_subject, p_reason);
-        RETURN false;
-    ELSIF same_person(open.requested_by, p_actor) THEN
-        RETURN false;
-    END IF;
-    UPDATE ledger_approvals SET approved_by = p_actor, approved_at = now() WHERE id = open.id;
-    RETURN true;
-END
-$$;
-
 -- The months that are closed. An open one has no row; who closed and reopened what is in audit_log.
 CREATE TABLE ledger_periods (
     ledger_id text COLLATE "C" NOT NULL CHECK (ledger_id <> ''),
@@ -146,7 +109,7 @@ BEGIN
     FOR function IN
         SELECT oid FROM pg_proc
         WHERE pronamespace = current_schema()::regnamespace
-          AND proname IN ('confirmed_by_another', 'ledger_period_is_closed', 'ledger_open_moment', 'ledger_entries_keep_to_open_periods')
+          AND proname IN ('ledger_period_is_closed', 'ledger_open_moment', 'ledger_entries_keep_to_open_periods')
     LOOP
         EXECUTE format('ALTER FUNCTION %s SET search_path = %I, pg_temp', function, current_schema());
     END LOOP;

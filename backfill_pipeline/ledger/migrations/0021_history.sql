@@ -106,36 +106,6 @@ COMMENT ON FUNCTION ledger_balance_dips IS
     'Accounts that were below zero at the end of a moment: how often, since when, how deep. ended_at is NULL for one that'
     ' still is.';
 
--- As in 0016, but for a head that was taken away, which says nothing of where the log ended.
-CREATE OR REPLACE FUNCTION audit_log_faults() RETURNS TABLE (number bigint, fault text)
-LANGUAGE sql STABLE AS $$
-    WITH linked AS (
-        SELECT entry.number, entry.previous_hash, entry.row_hash, audit_log_row_hash(entry) AS computed,
-               lag(entry.number, 1, 0::bigint) OVER ordered AS before_it,
-               lag(entry.row_hash, 1, ''::bytea) OVER ordered AS expected_previous
-        FROM audit_log entry
-        WINDOW ordered AS (ORDER BY entry.number)
-    ), latest AS (
-        SELECT max(l.number) AS number, (array_agg(l.row_hash ORDER BY l.number DESC))[1] AS row_hash FROM linked l
-    )
-    SELECT l.number, 'was edited: it does not fit its hash' FROM linked l WHERE l.row_hash <> l.computed
-    UNION ALL
-    SELECT l.number, CASE WHEN l.number > l.before_it + 1
-                          THEN format('rows %s to %s before it were removed', l.before_it + 1, l.number - 1)
-                          ELSE 'does not follow the row before it' END
-    FROM linked l WHERE l.previous_hash <> l.expected_previous OR l.number > l.before_it + 1
-    UNION ALL
-    SELECT coalesce(head.number, latest.number, 0),
-           CASE WHEN head.number IS NULL THEN 'is the last one that is there: audit_log_head, which knows the last one, is empty'
-                WHEN coalesce(latest.number, 0) < head.number
-                THEN format('rows after %s were removed', coalesce(latest.number, 0))
-                ELSE 'is not the row that was written last' END
-    FROM latest LEFT JOIN audit_log_head head ON true
-    WHERE head.number IS NULL OR head.number <> coalesce(latest.number, 0)
-       OR head.row_hash <> coalesce(latest.row_hash, ''::bytea)
-    ORDER BY 1
-$$;
-
 -- As in 0002: the functions work on the tables beside them, whatever the session's search_path says.
 DO $$
 DECLARE
@@ -144,7 +114,7 @@ BEGIN
     FOR function IN
         SELECT oid FROM pg_proc
         WHERE pronamespace = current_schema()::regnamespace
-          AND proname IN ('balance_as_of', 'account_statement', 'ledger_balance_dips', 'audit_log_faults')
+          AND proname IN ('balance_as_of', 'account_statement', 'ledger_balance_dips')
     LOOP
         EXECUTE format('ALTER FUNCTION %s SET search_path = %I, pg_temp', function, current_schema());
     END LOOP;
