@@ -1,7 +1,7 @@
 """`backfill audit`.
 
 Belongs here: the command's text, JSON and exit code.
-Does not: the checks (`ledger/audit.py` and what it puts together).
+Does not: the checks (`ledger/auditing/audit.py` and what it puts together).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from backfill_pipeline.cli.exit_codes import ExitCode
 from backfill_pipeline.cli.output import console, print_json, state
 from backfill_pipeline.cli.session import open_session
 from backfill_pipeline.cli.tables import plain_table
-from backfill_pipeline.ledger.audit import Audit, audit
-from backfill_pipeline.ledger.findings import Check, Severity
+from backfill_pipeline.ledger.auditing.audit import Audit, audit
+from backfill_pipeline.ledger.auditing.findings import Check, Severity
 from backfill_pipeline.wording import counted
 
 _DAYS_SHOWN: Final = 10

@@ -27,7 +27,7 @@ from backfill_pipeline.settings import load_settings
 
 if TYPE_CHECKING:
     from backfill_pipeline.definition.models import SourceDefinition
-    from backfill_pipeline.ledger.sync_status import SyncStatus
+    from backfill_pipeline.ledger.banks.sync_status import SyncStatus
 
 _DAY: Final = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 

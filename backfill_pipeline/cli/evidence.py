@@ -1,7 +1,7 @@
 """`backfill evidence SOURCE`, `evidence verify` and `evidence keygen`.
 
 Belongs here: the commands, their text, JSON and exit codes.
-Does not: what a pack holds (`stages/evidence.py`), checking one (`stages/evidence_check.py`).
+Does not: what a pack holds (`stages/evidence/pack.py`), checking one (`stages/evidence/check.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typer._click.core import Context
 
     from backfill_pipeline.definition.models import SourceDefinition
-    from backfill_pipeline.stages.evidence import Pack
+    from backfill_pipeline.stages.evidence.pack import Pack
 
 
 class _PackUnlessNamed(TyperGroup):
@@ -66,7 +66,7 @@ def pack(
     """
     from backfill_pipeline.cli.output import print_json
     from backfill_pipeline.cli.session import named_source
-    from backfill_pipeline.stages.evidence import refuse_taken
+    from backfill_pipeline.stages.evidence.pack import refuse_taken
 
     definition = named_source(source)
     refuse_taken(out)
@@ -96,8 +96,8 @@ def verify(
 
     from backfill_pipeline.cli.output import console, print_json
     from backfill_pipeline.cli.tables import printable
-    from backfill_pipeline.stages.evidence_check import check_pack
-    from backfill_pipeline.stages.evidence_keys import read_public_key
+    from backfill_pipeline.stages.evidence.check import check_pack
+    from backfill_pipeline.stages.evidence.keys import read_public_key
 
     checked = check_pack(folder, None if public_key is None else read_public_key(public_key))
     if json:
@@ -132,7 +132,7 @@ def keygen(
     Give KEYFILE.pub to whoever checks packs, and keep KEYFILE where only you can read it.
     """
     from backfill_pipeline.cli.output import console, print_json
-    from backfill_pipeline.stages.evidence_keys import PUBLIC_SUFFIX, make_key
+    from backfill_pipeline.stages.evidence.keys import PUBLIC_SUFFIX, make_key
 
     name = make_key(out)
     public = f"{out}{PUBLIC_SUFFIX}"
@@ -161,8 +161,8 @@ def _write(
     from backfill_pipeline.cli.banks import refuse_whole_banks
     from backfill_pipeline.cli.person import person
     from backfill_pipeline.cli.session import named_source, open_session
-    from backfill_pipeline.stages.evidence import prove_and_write
-    from backfill_pipeline.stages.evidence_keys import read_private_key
+    from backfill_pipeline.stages.evidence.keys import read_private_key
+    from backfill_pipeline.stages.evidence.pack import prove_and_write
 
     refuse_whole_banks(definition, "evidence")
     key = None if sign is None else read_private_key(sign)

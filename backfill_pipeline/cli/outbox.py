@@ -1,7 +1,7 @@
 """`backfill outbox dispatch|status|show|retry`: what banks have to hear of, and telling them.
 
 Belongs here: the commands' text, JSON and exit codes, and watching until Ctrl-C or SIGTERM.
-Does not: sending (`dual_ledger/dispatch.py`), the queries (`ledger/outbox.py`).
+Does not: sending (`dual_ledger/dispatch.py`), the queries (`ledger/banks/outbox.py`).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from backfill_pipeline.cli.tables import plain_table, printable
 from backfill_pipeline.definition.catalogue import SUFFIXES
 from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.errors import TransientError, UsageError
-from backfill_pipeline.ledger import outbox
+from backfill_pipeline.ledger.banks import outbox
 
 if TYPE_CHECKING:
     from backfill_pipeline.dual_ledger.dispatch import DispatchReport
-    from backfill_pipeline.ledger.outbox import BankState, OutboxCount, OutboxRow, Unmatched
-    from backfill_pipeline.ledger.outbox_deliveries import Kind
+    from backfill_pipeline.ledger.banks.outbox import BankState, OutboxCount, OutboxRow, Unmatched
+    from backfill_pipeline.ledger.banks.outbox_deliveries import Kind
 
 WATCH_S: Final = 5.0
 """Pause between two looks of a dispatcher that watches."""

@@ -26,7 +26,7 @@ from rich.text import Text
 
 from backfill_pipeline.cli.output import remarks
 from backfill_pipeline.errors import BackfillError
-from backfill_pipeline.ledger.bank_days import ended_since
+from backfill_pipeline.ledger.banks.bank_days import ended_since
 from backfill_pipeline.ledger.connection import connect
 from backfill_pipeline.ledger.status import processed_rows
 

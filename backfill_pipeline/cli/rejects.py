@@ -23,7 +23,8 @@ from backfill_pipeline.cli.session import Session, named_source, open_session
 from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.definition.scb_days import day_source_id
 from backfill_pipeline.errors import SourceChangedError, SourceFileError, UsageError
-from backfill_pipeline.ledger import bank_days, rejects, replays
+from backfill_pipeline.ledger import rejects, replays
+from backfill_pipeline.ledger.banks import bank_days
 from backfill_pipeline.ledger.rejects import Reject
 from backfill_pipeline.stages.reconcile import ReconciliationReport, reconcile
 from backfill_pipeline.stages.reject_export import latest_cells, no_cells, source_cells, write_export

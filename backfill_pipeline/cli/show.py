@@ -15,7 +15,6 @@ from backfill_pipeline.cli.output import console, print_json, state
 from backfill_pipeline.cli.session import Session, open_session
 from backfill_pipeline.definition.scb_days import split_day_source_id
 from backfill_pipeline.ledger import (
-    bank_days,
     checkpoints,
     constraints,
     reconciliation,
@@ -24,6 +23,7 @@ from backfill_pipeline.ledger import (
     rolled_back,
     status,
 )
+from backfill_pipeline.ledger.banks import bank_days
 from backfill_pipeline.wording import counted
 
 _COUNTS = ("read", "posted", "duplicates", "conflicts", "rejected", "filtered")

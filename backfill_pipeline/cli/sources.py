@@ -90,7 +90,8 @@ def _may_have_a_ledger(settings: Settings) -> bool:
 
 def _registered(names: list[str], banks: list[str]) -> dict[str, dict[str, object]]:
     from backfill_pipeline.cli.session import open_session
-    from backfill_pipeline.ledger import bank_days, checkpoints, registrations
+    from backfill_pipeline.ledger import checkpoints, registrations
+    from backfill_pipeline.ledger.banks import bank_days
 
     found: dict[str, dict[str, object]] = {}
     with open_session() as session:

@@ -1,7 +1,7 @@
 """`backfill statement`.
 
 Belongs here: the statement as text, CSV and JSON, each line as it comes, and the bounds as they are written.
-Does not: reading it (`ledger/account_statements.py`).
+Does not: reading it (`ledger/history/account_statements.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from backfill_pipeline.cli.output import console, plain_value
 from backfill_pipeline.cli.session import open_session
 from backfill_pipeline.cli.tables import plain_table
 from backfill_pipeline.errors import UsageError
-from backfill_pipeline.ledger.account_statements import Statement, StatementLine, account_statement
+from backfill_pipeline.ledger.history.account_statements import Statement, StatementLine, account_statement
 from backfill_pipeline.schemas.spreadsheets import spreadsheet_safe
 
 _DAY: Final = re.compile(r"\d{4}-\d{2}-\d{2}")

@@ -26,14 +26,14 @@ from backfill_pipeline.cli.output import console, print_json, remarks, state
 from backfill_pipeline.cli.progress import days_progress
 from backfill_pipeline.cli.session import Session, dagster_instance, open_session
 from backfill_pipeline.cli.tables import printable
-from backfill_pipeline.ledger import bank_days, sync_status
+from backfill_pipeline.ledger.banks import bank_days, sync_status
 from backfill_pipeline.wording import counted
 
 if TYPE_CHECKING:
     import dagster as dg
 
     from backfill_pipeline.definition.models import SourceDefinition
-    from backfill_pipeline.ledger.sync_status import SyncStatus
+    from backfill_pipeline.ledger.banks.sync_status import SyncStatus
     from backfill_pipeline.orchestration.launch import LaunchedRun
 
 _HEAVY = (

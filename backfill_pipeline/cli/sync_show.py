@@ -1,7 +1,7 @@
 """`backfill sync status` and `backfill sync reconcile`: how far banks are, and whether both ledgers are equal.
 
 Belongs here: the commands' text, JSON and exit codes.
-Does not: the queries (`ledger/sync_status.py`), comparing (`dual_ledger/reconcile.py`).
+Does not: the queries (`ledger/banks/sync_status.py`), comparing (`dual_ledger/reconcile.py`).
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from backfill_pipeline.cli.session import Session, open_session
 from backfill_pipeline.cli.tables import plain_table, printable
 from backfill_pipeline.definition.scb_days import last_ended_day, scb_of
 from backfill_pipeline.errors import BackfillError
-from backfill_pipeline.ledger import outbox, sync_status
+from backfill_pipeline.ledger.banks import outbox, sync_status
 from backfill_pipeline.wording import counted
 
 if TYPE_CHECKING:
     from backfill_pipeline.definition.models import SourceDefinition
     from backfill_pipeline.dual_ledger.dual_report import DualReport
-    from backfill_pipeline.ledger.sync_status import BankProgress, SyncStatus
+    from backfill_pipeline.ledger.banks.sync_status import BankProgress, SyncStatus
 
 _DAYS_SHOWN = 10
 _BREAKS_SHOWN = 20

@@ -1,7 +1,7 @@
 """Telling one bank: what is in the outbox goes to it, in batches, until it has it.
 
 Belongs here: which batch is sent next, and what an answer, or none, means for its rows.
-Does not: HTTP (`client.py`), SQL (`ledger/outbox_deliveries.py`), several banks (`dispatch.py`).
+Does not: HTTP (`client.py`), SQL (`ledger/banks/outbox_deliveries.py`), several banks (`dispatch.py`).
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from backfill_pipeline.errors import (
     TransientLedgerError,
     TransientSourceError,
 )
-from backfill_pipeline.ledger import outbox, outbox_deliveries
+from backfill_pipeline.ledger.banks import outbox, outbox_deliveries
+from backfill_pipeline.ledger.banks.outbox import KINDS, Outstanding
+from backfill_pipeline.ledger.banks.outbox_deliveries import Breaker, Candidate, Delivery, Item, Kind, Verdict
 from backfill_pipeline.ledger.connection import Connection, connect, ledger_errors
-from backfill_pipeline.ledger.outbox import KINDS, Outstanding
-from backfill_pipeline.ledger.outbox_deliveries import Breaker, Candidate, Delivery, Item, Kind, Verdict
 from backfill_pipeline.sources.http.client import RequestRefusedError
 
 Log = Callable[[str], None]

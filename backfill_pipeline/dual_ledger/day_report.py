@@ -1,7 +1,7 @@
 """What a run did about a day of a bank, for whoever shows it.
 
 Belongs here: the shape of the report.
-Does not: doing it (`one_day.py`), the table that keeps it (`ledger/sync_status.py`).
+Does not: doing it (`one_day.py`), the table that keeps it (`ledger/banks/sync_status.py`).
 """
 
 from __future__ import annotations

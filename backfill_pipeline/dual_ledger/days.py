@@ -27,7 +27,8 @@ from backfill_pipeline.dual_ledger.fetch import DayFetcher, StatedTotals
 from backfill_pipeline.dual_ledger.ledger_session import LedgerSession
 from backfill_pipeline.dual_ledger.one_day import DaySync, PostedDay, Step
 from backfill_pipeline.errors import TransientLedgerError, TransientSourceError, UsageError
-from backfill_pipeline.ledger import balances, sync_status
+from backfill_pipeline.ledger import balances
+from backfill_pipeline.ledger.banks import sync_status
 from backfill_pipeline.ledger.connection import Connection
 from backfill_pipeline.stages.config import BackfillConfig
 from backfill_pipeline.stages.post import RunStoppedError, prepare_ledger

@@ -17,8 +17,8 @@ from typing import Final
 
 from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.dual_ledger.bank_dispatcher import BankDispatcher, BankReport, Log, Pauses
-from backfill_pipeline.ledger.outbox import KINDS
-from backfill_pipeline.ledger.outbox_deliveries import Kind
+from backfill_pipeline.ledger.banks.outbox import KINDS
+from backfill_pipeline.ledger.banks.outbox_deliveries import Kind
 
 _BANKS_AT_ONCE: Final = 8
 

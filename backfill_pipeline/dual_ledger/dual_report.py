@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Final
 
 from backfill_pipeline.dual_ledger.control_totals import ControlTotals
-from backfill_pipeline.ledger.dual_reconciliation import OutboxState
+from backfill_pipeline.ledger.banks.dual_reconciliation import OutboxState
 from backfill_pipeline.money import CURRENCY_DECIMALS
 
 SAMPLE: Final = 20

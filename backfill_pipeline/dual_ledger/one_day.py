@@ -30,9 +30,10 @@ from backfill_pipeline.dual_ledger.fetch import DayFetcher, StatedTotals
 from backfill_pipeline.dual_ledger.ledger_session import LedgerSession
 from backfill_pipeline.dual_ledger.reconcile import reconcile_day
 from backfill_pipeline.errors import BackfillError, LedgerError, SourceChangedError
-from backfill_pipeline.ledger import balances, outbox, registrations, status, sync_status
+from backfill_pipeline.ledger import balances, registrations, status
+from backfill_pipeline.ledger.banks import outbox, sync_status
+from backfill_pipeline.ledger.banks.sync_status import DayCounts, SyncStatus
 from backfill_pipeline.ledger.registrations import Registration
-from backfill_pipeline.ledger.sync_status import DayCounts, SyncStatus
 from backfill_pipeline.stages.config import BackfillConfig
 from backfill_pipeline.stages.post import RunStoppedError
 from backfill_pipeline.stages.prepare import STAGES, StageReport

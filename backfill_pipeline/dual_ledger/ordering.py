@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from backfill_pipeline.ledger.outbox_deliveries import Candidate
+from backfill_pipeline.ledger.banks.outbox_deliveries import Candidate
 
 
 class Queue:

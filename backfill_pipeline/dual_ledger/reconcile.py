@@ -2,7 +2,7 @@
 
 Belongs here: what is compared with what, and what counts as a break. No tolerance anywhere.
 Does not: getting what the bank serves (`served_day.py`), entries that we sent (`sent_entries.py`), reading the ledger
-(`ledger/dual_reconciliation.py`), the report (`dual_report.py`), repairing anything.
+(`ledger/banks/dual_reconciliation.py`), the report (`dual_report.py`), repairing anything.
 
 What should be here is made from the bank's own words, by the definition's mapping and nothing that a stage left behind.
 It is compared piece by piece, so memory does not grow with the day.
@@ -28,9 +28,9 @@ from backfill_pipeline.dual_ledger.control_totals import NO_ENTRIES, ControlTota
 from backfill_pipeline.dual_ledger.dual_report import SAMPLE, DualBreak, DualReport
 from backfill_pipeline.dual_ledger.sent_entries import compare_sent
 from backfill_pipeline.dual_ledger.served_day import served_day
-from backfill_pipeline.ledger import dual_reconciliation
+from backfill_pipeline.ledger.banks import dual_reconciliation
+from backfill_pipeline.ledger.banks.dual_reconciliation import DayOfLedger, DaySnapshot, OutboxState
 from backfill_pipeline.ledger.connection import Connection
-from backfill_pipeline.ledger.dual_reconciliation import DayOfLedger, DaySnapshot, OutboxState
 from backfill_pipeline.mapping.rows import trim
 from backfill_pipeline.mapping.transform import Mapping, compile_mapping
 from backfill_pipeline.money import plain_text

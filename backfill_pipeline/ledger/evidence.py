@@ -1,7 +1,7 @@
 """What the ledger says of a source, as tables for auditors.
 
 Belongs here: one snapshot of it, streamed as CSV, and its sums.
-Does not: the statements (`evidence_tables.py`), where the files go and what goes with them (`stages/evidence.py`).
+Does not: the statements (`evidence_tables.py`), where the files go and what goes with them (`stages/evidence/pack.py`).
 
 Everything is read in one snapshot, so that no two tables of a pack disagree, and in an order of its own, so that the
 same ledger always gives the same bytes. The server writes the CSV: rows never pass through Python one by one.

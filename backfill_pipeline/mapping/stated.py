@@ -1,7 +1,7 @@
 """Stated balances, compiled: what the rows of a chunk say that accounts hold after them.
 
 Belongs here: reading them, and what is wrong with those that cannot be read.
-Does not: what the ledger says (`ledger/running_balances.py`), comparing (`stages/stated.py`).
+Does not: what the ledger says (`ledger/history/running_balances.py`), comparing (`stages/stated.py`).
 
 A stated balance is no part of an entry. One that cannot be read rejects nothing: it is reported.
 """

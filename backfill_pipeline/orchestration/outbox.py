@@ -1,7 +1,7 @@
 """The outbox in Dagster: a sensor that sees what is due, and the job that sends it.
 
 Belongs here: Dagster's side of `dual_ledger/dispatch.py`: when it is looked, what is launched, what is said.
-Does not: what is due (`ledger/outbox.py`), sending it, trying again.
+Does not: what is due (`ledger/banks/outbox.py`), sending it, trying again.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.definition.scb_days import scb_of
 from backfill_pipeline.dual_ledger.dispatch import DispatchReport, dispatch
 from backfill_pipeline.errors import BackfillError
-from backfill_pipeline.ledger import outbox
+from backfill_pipeline.ledger.banks import outbox
 from backfill_pipeline.ledger.connection import connect
 from backfill_pipeline.ledger.migrate import migrate
 from backfill_pipeline.local.endpoint import resolve_ledger

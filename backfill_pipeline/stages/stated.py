@@ -1,7 +1,7 @@
 """Stated balances: what a source says that its accounts held after each row, against what the ledger says.
 
 Belongs here: which rows state a balance, why a drift begins where it does, and the report.
-Does not: reading balances (`mapping/stated.py`), summing entries (`ledger/running_balances.py`), the exact
+Does not: reading balances (`mapping/stated.py`), summing entries (`ledger/history/running_balances.py`), the exact
 reconciliation (`reconcile.py`), whose verdict a drift never changes.
 """
 
@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from backfill_pipeline.errors import SourceDefinitionError
 from backfill_pipeline.ledger.connection import Connection
-from backfill_pipeline.ledger.running_balances import Comparison, Ending, Step, running_balances
+from backfill_pipeline.ledger.history.running_balances import Comparison, Ending, Step, running_balances
 from backfill_pipeline.ledger.status import PartitionOutcome
 from backfill_pipeline.schemas.extracted import SOURCE_LINE, SOURCE_ROW
 from backfill_pipeline.sources.several import FILE_STRIDE

@@ -14,7 +14,7 @@ import pytest
 from backfill_pipeline.cli.app import app
 from backfill_pipeline.errors import BackfillError
 from backfill_pipeline.ledger import constraints
-from backfill_pipeline.ledger.audit import audit
+from backfill_pipeline.ledger.auditing.audit import audit
 from backfill_pipeline.ledger.connection import Connection
 from backfill_pipeline_tests.cli.command import Backfill, Outcome
 from backfill_pipeline_tests.cli.walkthrough import command_folder, differences, steps

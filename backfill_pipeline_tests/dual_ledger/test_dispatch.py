@@ -13,7 +13,7 @@ import pytest
 from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.dual_ledger.bank_dispatcher import Pauses
 from backfill_pipeline.dual_ledger.dispatch import DispatchReport, dispatch
-from backfill_pipeline.ledger import outbox
+from backfill_pipeline.ledger.banks import outbox
 from backfill_pipeline.ledger.connection import Connection, connect
 from backfill_pipeline_tests.dual_ledger.conftest import MakeDual
 from backfill_pipeline_tests.dual_ledger.world import FIRST_DAY, Dual

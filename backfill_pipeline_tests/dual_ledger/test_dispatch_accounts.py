@@ -10,7 +10,7 @@ from backfill_pipeline.definition.load import load_definition
 from backfill_pipeline.dual_ledger.account_names import AccountNames
 from backfill_pipeline.dual_ledger.ordering import Queue
 from backfill_pipeline.errors import SourceDefinitionError
-from backfill_pipeline.ledger.outbox_deliveries import Candidate
+from backfill_pipeline.ledger.banks.outbox_deliveries import Candidate
 from backfill_pipeline_tests.dual_ledger.conftest import MakeDual
 from backfill_pipeline_tests.dual_ledger.test_dispatch import BANK, LATER, tell
 from backfill_pipeline_tests.dual_ledger.world import Dual

@@ -81,7 +81,7 @@ def test_a_killed_dispatcher_is_healed_by_the_next_one(dual: Dual, moment: str) 
 
 def test_killed_after_claiming_and_before_sending(dual: Dual, monkeypatch: pytest.MonkeyPatch) -> None:
     """What such a dispatcher leaves: rows that say SENT, in a delivery that the bank never saw."""
-    from backfill_pipeline.ledger import outbox_deliveries
+    from backfill_pipeline.ledger.banks import outbox_deliveries
     from backfill_pipeline.ledger.connection import connect
 
     prepared(dual)

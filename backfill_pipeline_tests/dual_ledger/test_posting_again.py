@@ -10,7 +10,7 @@ from backfill_pipeline.definition.scb_days import scb_of
 from backfill_pipeline.dual_ledger.client import BankClient
 from backfill_pipeline.dual_ledger.days import nightly_days
 from backfill_pipeline.dual_ledger.reconcile import reconcile_day
-from backfill_pipeline.ledger import sync_status
+from backfill_pipeline.ledger.banks import sync_status
 from backfill_pipeline.ledger.connection import connect
 from backfill_pipeline_tests.dual_ledger.syncing import sync
 from backfill_pipeline_tests.dual_ledger.world import FIRST_DAY, Dual

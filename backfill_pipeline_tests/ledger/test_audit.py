@@ -8,9 +8,10 @@ from decimal import Decimal
 
 import pytest
 
-from backfill_pipeline.ledger import audit, audit_log, checkpoints, registrations, rollback
+from backfill_pipeline.ledger import audit_log, checkpoints, registrations, rollback
+from backfill_pipeline.ledger.auditing import audit
+from backfill_pipeline.ledger.auditing.findings import SAMPLE_SIZE, Severity
 from backfill_pipeline.ledger.connection import source_lock
-from backfill_pipeline.ledger.findings import SAMPLE_SIZE, Severity
 from backfill_pipeline_tests.ledger.world import NOON, Entry, World, many, numbered
 
 UNIQUE = "ledger_entries_ledger_id_reference_id_key"

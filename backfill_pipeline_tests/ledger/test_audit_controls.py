@@ -5,9 +5,10 @@ from datetime import UTC, date, datetime
 import psycopg
 import pytest
 
-from backfill_pipeline.ledger import audit, audit_log, periods, seals
-from backfill_pipeline.ledger.audit_controls import control_checks
-from backfill_pipeline.ledger.audit_schema import present_objects
+from backfill_pipeline.ledger import audit_log, periods, seals
+from backfill_pipeline.ledger.auditing import audit
+from backfill_pipeline.ledger.auditing.controls import control_checks
+from backfill_pipeline.ledger.auditing.schema import present_objects
 from backfill_pipeline_tests.ledger.world import Entry, World, table
 
 JANUARY = date(2024, 1, 1)

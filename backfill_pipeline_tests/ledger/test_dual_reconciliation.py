@@ -10,8 +10,14 @@ from decimal import Decimal
 import pyarrow as pa
 import pytest
 
-from backfill_pipeline.ledger import dual_reconciliation, posting
-from backfill_pipeline.ledger.dual_reconciliation import SERVED_SCHEMA, DayOfLedger, DaySnapshot, day_snapshot
+from backfill_pipeline.ledger import posting
+from backfill_pipeline.ledger.banks import dual_reconciliation
+from backfill_pipeline.ledger.banks.dual_reconciliation import (
+    SERVED_SCHEMA,
+    DayOfLedger,
+    DaySnapshot,
+    day_snapshot,
+)
 from backfill_pipeline.ledger.posting import PostingPolicy
 from backfill_pipeline_tests.ledger.world import NOON, Entry, World, as_rejects, many, table
 

@@ -10,7 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backfill_pipeline.errors import UsageError
-from backfill_pipeline.ledger.account_statements import StatementLine, account_statement, balance_as_of
+from backfill_pipeline.ledger.history.account_statements import (
+    StatementLine,
+    account_statement,
+    balance_as_of,
+)
 from backfill_pipeline_tests.ledger.world import NOON, Entry, World, many
 
 HOUR = timedelta(hours=1)

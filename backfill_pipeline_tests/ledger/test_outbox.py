@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from backfill_pipeline.ledger import outbox, outbox_deliveries, posting
-from backfill_pipeline.ledger.outbox_deliveries import Verdict
+from backfill_pipeline.ledger import posting
+from backfill_pipeline.ledger.banks import outbox, outbox_deliveries
+from backfill_pipeline.ledger.banks.outbox_deliveries import Verdict
 from backfill_pipeline.ledger.posting import PostingPolicy
 from backfill_pipeline_tests.ledger.test_outbox_rows import BANK, mark
 from backfill_pipeline_tests.ledger.world import Entry, World, as_rejects, table

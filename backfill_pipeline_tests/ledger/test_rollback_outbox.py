@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from backfill_pipeline.errors import LedgerError, TransientLedgerError
-from backfill_pipeline.ledger import outbox, outbox_deliveries, posting, rollback
-from backfill_pipeline.ledger.outbox_deliveries import Kind, Verdict
+from backfill_pipeline.ledger import posting, rollback
+from backfill_pipeline.ledger.banks import outbox, outbox_deliveries
+from backfill_pipeline.ledger.banks.outbox_deliveries import Kind, Verdict
 from backfill_pipeline.ledger.posting import PostingPolicy
 from backfill_pipeline.ledger.rollback import RollbackScope
 from backfill_pipeline_tests.ledger.test_outbox_rows import BANK, mark

@@ -5,8 +5,8 @@ from decimal import Decimal
 
 import pyarrow as pa
 
+from backfill_pipeline.ledger.history.running_balances import Comparison, running_balances
 from backfill_pipeline.ledger.registrations import Registration
-from backfill_pipeline.ledger.running_balances import Comparison, running_balances
 from backfill_pipeline.money import AMOUNT_TYPE
 from backfill_pipeline.schemas.frames import STATED_SCHEMA
 from backfill_pipeline_tests.ledger.world import NOON, Entry, World

@@ -8,8 +8,9 @@ import psycopg
 import pytest
 
 from backfill_pipeline.errors import LedgerError, SourceBusyError, TransientLedgerError
-from backfill_pipeline.ledger import audit, balances, constraints, posting, reconciliation
+from backfill_pipeline.ledger import balances, constraints, posting, reconciliation
 from backfill_pipeline.ledger import connection as connections
+from backfill_pipeline.ledger.auditing import audit
 from backfill_pipeline.ledger.connection import connect, is_transient, ledger_errors, source_lock
 from backfill_pipeline.ledger.migrate import migrate
 from backfill_pipeline.ledger.posting import PostingPolicy

@@ -8,9 +8,9 @@ import psycopg
 import pytest
 
 from backfill_pipeline.errors import LedgerError
-from backfill_pipeline.ledger import sync_status
+from backfill_pipeline.ledger.banks import sync_status
+from backfill_pipeline.ledger.banks.sync_status import DayCounts, SyncStatus
 from backfill_pipeline.ledger.connection import Connection
-from backfill_pipeline.ledger.sync_status import DayCounts, SyncStatus
 
 BANK, SOURCE = "SCB-01", "scb_01"
 COUNTS = DayCounts(10, 7, 1, 0, 1, 1, 7, 7, datetime(2024, 3, 3, tzinfo=UTC))

@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 
 from backfill_pipeline.orchestration.launch import launch_manifest, launch_range
-from backfill_pipeline.stages.evidence_check import check_pack
+from backfill_pipeline.stages.evidence.check import check_pack
 from backfill_pipeline_tests.orchestration.test_assets import RICH, definitions, failure, shown
 from backfill_pipeline_tests.stages.world import World, assert_same_ledger, entries
 

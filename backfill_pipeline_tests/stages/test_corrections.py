@@ -10,7 +10,8 @@ import pytest
 from backfill_pipeline.cli.seals import exit_code as seals_exit_code
 from backfill_pipeline.definition.load import load_definition
 from backfill_pipeline.errors import UsageError
-from backfill_pipeline.ledger import audit, constraints, corrections, rollback
+from backfill_pipeline.ledger import constraints, corrections, rollback
+from backfill_pipeline.ledger.auditing import audit
 from backfill_pipeline.ledger.connection import Connection, connect
 from backfill_pipeline.ledger.rollback import RollbackScope
 from backfill_pipeline.stages.corrections import (

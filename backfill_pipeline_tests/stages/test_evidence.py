@@ -19,10 +19,10 @@ from backfill_pipeline.errors import UsageError
 from backfill_pipeline.ledger import audit_log, registrations
 from backfill_pipeline.ledger.connection import Connection, connect
 from backfill_pipeline.ledger.evidence_tables import TABLES
-from backfill_pipeline.stages.evidence import Pack, prove_and_write, write_pack
-from backfill_pipeline.stages.evidence_check import Checked, check_pack
-from backfill_pipeline.stages.evidence_format import SIGNATURE
-from backfill_pipeline.stages.evidence_keys import KEY_VARIABLE, make_key, read_private_key, read_public_key
+from backfill_pipeline.stages.evidence.check import Checked, check_pack
+from backfill_pipeline.stages.evidence.format import SIGNATURE
+from backfill_pipeline.stages.evidence.keys import KEY_VARIABLE, make_key, read_private_key, read_public_key
+from backfill_pipeline.stages.evidence.pack import Pack, prove_and_write, write_pack
 from backfill_pipeline.stages.verify import VerificationReport
 from backfill_pipeline_tests.stages.world import World, entries, entry
 

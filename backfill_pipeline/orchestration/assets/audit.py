@@ -1,6 +1,6 @@
 """The audit as an asset: materializing it holds the whole ledger against itself, and changes nothing.
 
-Belongs here: Dagster's side of `ledger/audit.py`.
+Belongs here: Dagster's side of `ledger/auditing/audit.py`.
 Does not: checking anything.
 """
 
@@ -9,9 +9,9 @@ from dataclasses import asdict
 
 import dagster as dg
 
-from backfill_pipeline.ledger.audit import Audit, audit
+from backfill_pipeline.ledger.auditing.audit import Audit, audit
+from backfill_pipeline.ledger.auditing.findings import Check, Severity
 from backfill_pipeline.ledger.connection import connect
-from backfill_pipeline.ledger.findings import Check, Severity
 from backfill_pipeline.orchestration.assets.keys import AUDIT_KEY
 from backfill_pipeline.orchestration.failures import TRANSIENT_RETRIES, terminal
 from backfill_pipeline.orchestration.metadata import Metadata, table

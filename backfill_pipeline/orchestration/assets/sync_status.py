@@ -4,7 +4,7 @@ It is materialized whenever all days that have ended are complete: in every fiel
 is missing it is only observed, with the same table. So its freshness is that of the bank, whichever old days are
 repeated meanwhile: Dagster's freshness looks at the latest materialization alone, of whatever partition.
 
-Belongs here: Dagster's side of `ledger/sync_status.py`.
+Belongs here: Dagster's side of `ledger/banks/sync_status.py`.
 Does not: finding out about a day (`dual_ledger/days.py`).
 """
 
@@ -18,7 +18,7 @@ from backfill_pipeline.definition.cron import hours_later
 from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.definition.scb import ScbSection
 from backfill_pipeline.definition.scb_days import last_ended_day, scb_of
-from backfill_pipeline.ledger import sync_status
+from backfill_pipeline.ledger.banks import sync_status
 from backfill_pipeline.ledger.connection import connect
 from backfill_pipeline.orchestration.assets.keys import asset_key, sync_status_key
 from backfill_pipeline.orchestration.failures import terminal

@@ -1,6 +1,6 @@
 """The evidence pack of a source, as a job.
 
-Belongs here: Dagster's side of `stages/evidence.py`.
+Belongs here: Dagster's side of `stages/evidence/pack.py`.
 Does not: what a pack holds, checking one.
 """
 
@@ -13,8 +13,8 @@ from backfill_pipeline.errors import UsageError
 from backfill_pipeline.orchestration.metadata import Metadata
 from backfill_pipeline.orchestration.operations.operating import DecisionConfig, operating, stated
 from backfill_pipeline.orchestration.resources import LedgerResource, source_definition
-from backfill_pipeline.stages.evidence import prove_and_write
-from backfill_pipeline.stages.evidence_keys import read_private_key
+from backfill_pipeline.stages.evidence.keys import read_private_key
+from backfill_pipeline.stages.evidence.pack import prove_and_write
 
 
 class EvidenceConfig(DecisionConfig):

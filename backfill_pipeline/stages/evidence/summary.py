@@ -28,7 +28,7 @@ from backfill_pipeline.ledger.audit_log import ChainFault
 from backfill_pipeline.ledger.connection import Connection
 from backfill_pipeline.ledger.reconciliation import Verdict
 from backfill_pipeline.ledger.registrations import Registration
-from backfill_pipeline.stages.evidence_format import COUNTS, FORMAT
+from backfill_pipeline.stages.evidence.format import COUNTS, FORMAT
 from backfill_pipeline.stages.verify import VerificationReport
 from backfill_pipeline.stages.work import all_mapping_parts
 from backfill_pipeline.wording import counted

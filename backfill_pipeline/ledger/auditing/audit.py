@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from backfill_pipeline.ledger import constraints
-from backfill_pipeline.ledger.audit_backfills import STALLED_AFTER, backfill_checks
-from backfill_pipeline.ledger.audit_balances import balance_checks
-from backfill_pipeline.ledger.audit_controls import control_checks
-from backfill_pipeline.ledger.audit_schema import missing_parts, present_objects, schema_checks
-from backfill_pipeline.ledger.audit_totals import Totals, totals
+from backfill_pipeline.ledger.auditing.backfill_checks import STALLED_AFTER, backfill_checks
+from backfill_pipeline.ledger.auditing.balance_checks import balance_checks
+from backfill_pipeline.ledger.auditing.controls import control_checks
+from backfill_pipeline.ledger.auditing.findings import Check, Severity
+from backfill_pipeline.ledger.auditing.schema import missing_parts, present_objects, schema_checks
+from backfill_pipeline.ledger.auditing.totals import Totals, totals
 from backfill_pipeline.ledger.balances import CurrencyTotals
 from backfill_pipeline.ledger.connection import Connection, ledger_errors
 from backfill_pipeline.ledger.constraints import Offender
-from backfill_pipeline.ledger.findings import Check, Severity
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,8 @@ import pgpq
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from backfill_pipeline.ledger import running_balance_statements as sql
 from backfill_pipeline.ledger.connection import Connection, ledger_errors
+from backfill_pipeline.ledger.history import running_balance_statements as sql
 from backfill_pipeline.schemas.frames import STATED_SCHEMA
 
 # Larger than any row number of a source: file times this minus row sorts by file first, and by row from its end.

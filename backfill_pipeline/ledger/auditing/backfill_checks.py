@@ -13,8 +13,8 @@ from typing import Final
 
 from psycopg import sql
 
+from backfill_pipeline.ledger.auditing.findings import Check, Query, Severity
 from backfill_pipeline.ledger.connection import ADVISORY_LOCK_SPACE, Connection
-from backfill_pipeline.ledger.findings import Check, Query, Severity
 
 STALLED_AFTER: Final = timedelta(hours=1)
 

@@ -25,8 +25,8 @@ from pydantic import BaseModel
 from backfill_pipeline.errors import UsageError
 from backfill_pipeline.ledger.evidence_tables import TABLES
 from backfill_pipeline.schemas.spreadsheets import FORMULA
-from backfill_pipeline.stages.evidence_format import COUNTS, FORMAT, MANIFEST, SIGNATURE, SUMMARY
-from backfill_pipeline.stages.evidence_keys import fingerprint, is_signed, same_key
+from backfill_pipeline.stages.evidence.format import COUNTS, FORMAT, MANIFEST, SIGNATURE, SUMMARY
+from backfill_pipeline.stages.evidence.keys import fingerprint, is_signed, same_key
 
 # What `spreadsheet_text` of the ledger put an apostrophe in front of.
 _ESCAPED = re.compile(FORMULA.replace("^", "^'", 1))

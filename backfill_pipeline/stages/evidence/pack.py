@@ -31,7 +31,7 @@ from backfill_pipeline.ledger import (
 from backfill_pipeline.ledger.connection import Connection
 from backfill_pipeline.ledger.evidence_tables import TABLES
 from backfill_pipeline.ledger.registrations import Registration
-from backfill_pipeline.stages.evidence_format import (
+from backfill_pipeline.stages.evidence.format import (
     DEFINITION,
     FORMAT,
     MANIFEST,
@@ -39,9 +39,9 @@ from backfill_pipeline.stages.evidence_format import (
     SIGNATURE,
     SUMMARY,
 )
-from backfill_pipeline.stages.evidence_keys import fingerprint, sign
-from backfill_pipeline.stages.evidence_page import page
-from backfill_pipeline.stages.evidence_summary import is_unchanged, summarise
+from backfill_pipeline.stages.evidence.keys import fingerprint, sign
+from backfill_pipeline.stages.evidence.page import page
+from backfill_pipeline.stages.evidence.summary import is_unchanged, summarise
 from backfill_pipeline.stages.reconcile import reconcile
 from backfill_pipeline.stages.verify import DefinitionOf, VerificationReport, verify
 from backfill_pipeline.stages.work import Places, open_work

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, get_args
 
+from backfill_pipeline.ledger.banks.outbox_deliveries import Kind
 from backfill_pipeline.ledger.connection import Connection, ledger_errors
-from backfill_pipeline.ledger.outbox_deliveries import Kind
 
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 RETRIED: Final = ("FAILED", "DEAD", "ACKNOWLEDGED")

@@ -13,8 +13,8 @@ from typing import Final
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from backfill_pipeline.ledger.auditing.findings import Check, Query, Severity, found
 from backfill_pipeline.ledger.connection import Connection
-from backfill_pipeline.ledger.findings import Check, Query, Severity, found
 
 # Without them the ledger is another one: entries could be posted twice, edited, or move no balance.
 TABLES: Final = (

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from backfill_pipeline.ledger.auditing.findings import Check, Query, Severity
 from backfill_pipeline.ledger.connection import Connection
-from backfill_pipeline.ledger.findings import Check, Query, Severity
 
 _CONTROLS: Final = (
     Query(

@@ -11,10 +11,10 @@ from dataclasses import asdict
 from typing import Final
 
 from backfill_pipeline.ledger import balances, constraints
+from backfill_pipeline.ledger.auditing.findings import Check, Query, Severity, found
 from backfill_pipeline.ledger.balances import Balances
 from backfill_pipeline.ledger.connection import Connection
 from backfill_pipeline.ledger.constraints import ConstraintReport
-from backfill_pipeline.ledger.findings import Check, Query, Severity, found
 
 _DIFFER: Final = Check(
     "balances_differ_from_legs",
