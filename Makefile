@@ -15,6 +15,10 @@ PYTEST := .venv/bin/python -m pytest --numprocesses auto
 # moved or copied gets a new environment instead of running the old one's code.
 HERE := $(shell pwd | cksum | cut -d ' ' -f 1)
 READY := .venv/.ready-$(HERE)
+# What the documentation site and the browser tests need besides, installed when one of them is first asked for.
+TOOLS := .venv/.tools-$(HERE)
+LOCK_OPTIONS := --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-strip-extras \
+	--no-config --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 
 help: ## list the targets
@@ -51,11 +55,11 @@ bench-quick: $(READY) ## the ratios that matter, at a small size, in three minut
 fuzz: $(READY) ## fuzz a reader, led by coverage (FUZZ_ARGS="jsonl --seconds 600"); needs atheris
 	@.venv/bin/python -m backfill_pipeline_tests.fuzz $(FUZZ_ARGS)
 
-lock: ## renew requirements.lock: names, versions and hashes, for every Python from 3.11 on
+lock: ## renew the two lock files: names, versions and hashes, for every Python from 3.11 on
 	@$(MAKE) --no-print-directory $(READY)
-	@.venv/bin/uv pip compile pyproject.toml --extra dev --output-file requirements.lock --quiet \
-		--universal --python-version 3.11 --upgrade --generate-hashes --no-annotate --no-strip-extras --no-config \
-		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+	@.venv/bin/uv pip compile pyproject.toml --extra dev --output-file requirements.lock --upgrade $(LOCK_OPTIONS)
+	@.venv/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["tools"], sep="\n")' | \
+		.venv/bin/uv pip compile - --constraint requirements.lock --output-file requirements-tools.lock --upgrade $(LOCK_OPTIONS)
 	@$(MAKE) --no-print-directory $(READY)
 
 clean: ## remove .venv and caches (not BACKFILL_HOME: `backfill db url` tells where data is)
@@ -85,3 +89,8 @@ $(READY): requirements.lock pyproject.toml
 	@.venv/bin/python -m pip install -qq --disable-pip-version-check --no-input --root-user-action ignore \
 		--no-deps --no-build-isolation --editable .
 	@touch $(READY)
+
+$(TOOLS): $(READY) requirements-tools.lock
+	@.venv/bin/python -m pip install -qq --disable-pip-version-check --no-input --root-user-action ignore \
+		--require-hashes --requirement requirements-tools.lock
+	@touch $(TOOLS)
