@@ -61,3 +61,11 @@ class SourceBusyError(TerminalError):
 
 class EmbeddedServerError(TerminalError):
     """The embedded PostgreSQL cannot be initialised or started."""
+
+
+class AlertError(TerminalError):
+    """A channel of alerts (webhook, Slack, mail) refuses what it is sent, and will until somebody changes something."""
+
+
+class TransientAlertError(TransientError):
+    """A channel of alerts does not answer as it should, but may when tried again."""

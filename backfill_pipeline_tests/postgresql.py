@@ -43,6 +43,7 @@ class Server:
         self._prefix = f"t{os.getpid()}"
         self._numbers = itertools.count(1)
         self._template: str | None = None
+        self.dagster_template: str | None = None
         with self._administer() as connection:
             for setting, value in _SETTINGS.items():
                 connection.execute(
@@ -68,6 +69,11 @@ class Server:
             self._template = template
         with self._database(self._template) as url:
             yield url
+
+    def copy_database(self, template: str, name: str) -> None:
+        """A database that its user drops; nobody may be connected to the one that is copied."""
+        with self._administer() as connection:
+            self._create(connection, name, template)
 
     @contextmanager
     def _database(self, template: str | None) -> Iterator[str]:

@@ -34,8 +34,12 @@ log_app = typer.Typer(
 four_eyes_app = typer.Typer(
     no_args_is_help=True, help="Whether what one person asks for has to be confirmed by another one."
 )
+approvals_app = typer.Typer(
+    cls=_ListByDefault, help="What one person asked for and another one has yet to confirm."
+)
 audit_app.add_typer(log_app, name="audit-log")
 audit_app.add_typer(four_eyes_app, name="four-eyes")
+audit_app.add_typer(approvals_app, name="approvals")
 
 
 @audit_app.command()
@@ -128,9 +132,25 @@ def four_eyes_off(by: Actor = None, reason: Reason = None, json: Json = False) -
     raise typer.Exit(set_four_eyes(False, by, reason, as_json=json))
 
 
-@audit_app.command()
-def approvals(json: Json = False) -> None:
-    """Show what one person asked for and another one has yet to confirm, by asking for the same."""
+@approvals_app.command("list")
+def approvals_list(json: Json = False) -> None:
+    """List what waits for another person, who confirms by asking for the same. What is meant when nothing is given."""
     from backfill_pipeline.cli.audit_log import show_approvals
 
     show_approvals(as_json=json)
+
+
+@approvals_app.command("withdraw")
+def approvals_withdraw(
+    request: Annotated[int, typer.Argument(metavar="ID", min=1, help="The request's number, as listed.")],
+    by: Actor = None,
+    reason: Reason = None,
+    json: Json = False,
+) -> None:
+    """Take back a request of your own, so that nobody can confirm it any more.
+
+    Exit codes: 0 withdrawn, 1 confirmed already, 2 no such request, 3 it is another person's.
+    """
+    from backfill_pipeline.cli.audit_log import withdraw_request
+
+    raise typer.Exit(withdraw_request(request, by, reason, as_json=json))

@@ -13,6 +13,7 @@ from backfill_pipeline.cli.output import console, print_json
 from backfill_pipeline.cli.person import person
 from backfill_pipeline.cli.session import open_session
 from backfill_pipeline.cli.tables import plain_table
+from backfill_pipeline.errors import UsageError
 from backfill_pipeline.ledger import audit_log
 from backfill_pipeline.wording import counted
 
@@ -132,3 +133,32 @@ def show_approvals(*, as_json: bool) -> None:
         )
     )
     console.print("whoever agrees asks for the same, under a name of their own")
+
+
+def withdraw_request(request_id: int, by: str | None, reason: str | None, *, as_json: bool) -> ExitCode:
+    """Takes a request back; one of another person is exit code 3, one that was confirmed already 1.
+
+    Raises:
+        UsageError: there is no such request.
+    """
+    actor = person(by)
+    with open_session() as session:
+        done = audit_log.withdraw(session.connection, request_id, actor=actor, reason=reason)
+    if done.outcome == "unknown":
+        raise UsageError(f"there is no request {request_id}: backfill approvals shows those that are open")
+    if as_json:
+        print_json({"id": request_id, **asdict(done)})
+    else:
+        console.print(
+            {
+                "withdrawn": f"request {request_id} is withdrawn",
+                "confirmed": f"request {request_id} was confirmed by {done.by} already: it cannot be withdrawn",
+                "another person": f"request {request_id} is one of {done.by}: only who made it withdraws it",
+            }[done.outcome],
+            markup=False,
+        )
+    return {
+        "withdrawn": ExitCode.CLEAN,
+        "confirmed": ExitCode.FAILED,
+        "another person": ExitCode.REJECTS_OR_REFUSED,
+    }[done.outcome]

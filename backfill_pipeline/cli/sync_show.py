@@ -1,7 +1,7 @@
 """`backfill sync status` and `backfill sync reconcile`: how far banks are, and whether both ledgers are equal.
 
 Belongs here: the commands' text, JSON and exit codes.
-Does not: the queries (`ledger/banks/sync_status.py`), comparing (`dual_ledger/reconcile.py`).
+Does not: the queries (`ledger/banks/`), comparing (`dual_ledger/reconcile.py`).
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from backfill_pipeline.cli.session import Session, open_session
 from backfill_pipeline.cli.tables import plain_table, printable
 from backfill_pipeline.definition.scb_days import last_ended_day, scb_of
 from backfill_pipeline.errors import BackfillError
-from backfill_pipeline.ledger.banks import outbox, sync_status
+from backfill_pipeline.ledger.banks import bank_progress, outbox, sync_status
 from backfill_pipeline.wording import counted
 
 if TYPE_CHECKING:
     from backfill_pipeline.definition.models import SourceDefinition
     from backfill_pipeline.dual_ledger.dual_report import DualReport
-    from backfill_pipeline.ledger.banks.sync_status import BankProgress, SyncStatus
+    from backfill_pipeline.ledger.banks.bank_progress import BankProgress
+    from backfill_pipeline.ledger.banks.sync_status import SyncStatus
 
 _DAYS_SHOWN = 10
 _BREAKS_SHOWN = 20
@@ -48,7 +49,9 @@ def show_sync_status(name: str | None, *, as_json: bool) -> ExitCode:
     nights = {one.id: night for one in usable_banks() if (night := _missed_night(one, now)) is not None}
     with open_session() as session:
         banks = [
-            one for one in sync_status.progress(session.connection, now) if source_id in (None, one.source_id)
+            one
+            for one in bank_progress.progress(session.connection, now)
+            if source_id in (None, one.source_id)
         ]
         days = [] if source_id is None else sync_status.load(session.connection, source_id)
         noted = {one.source_id: _incomplete_days(session, one) for one in banks}

@@ -1,7 +1,7 @@
 """Telling one bank: what is in the outbox goes to it, in batches, until it has it.
 
 Belongs here: which batch is sent next, and what an answer, or none, means for its rows.
-Does not: HTTP (`client.py`), SQL (`ledger/banks/outbox_deliveries.py`), several banks (`dispatch.py`).
+Does not: HTTP (`client.py`), SQL (`ledger/banks/`), several banks (`dispatch.py`).
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from backfill_pipeline.errors import (
     TransientLedgerError,
     TransientSourceError,
 )
-from backfill_pipeline.ledger.banks import outbox, outbox_deliveries
+from backfill_pipeline.ledger.banks import breakers, outbox, outbox_deliveries
+from backfill_pipeline.ledger.banks.breakers import Breaker
 from backfill_pipeline.ledger.banks.outbox import KINDS, Outstanding
-from backfill_pipeline.ledger.banks.outbox_deliveries import Breaker, Candidate, Delivery, Item, Kind, Verdict
+from backfill_pipeline.ledger.banks.outbox_deliveries import Candidate, Delivery, Item, Kind, Verdict
 from backfill_pipeline.ledger.connection import Connection, connect, ledger_errors
 from backfill_pipeline.sources.http.client import RequestRefusedError
 
@@ -148,9 +149,7 @@ class BankDispatcher:
                 with connect(
                     self.ledger_url, application_name=f"backfill outbox {self.bank_id}"[:63]
                 ) as connection:
-                    # A sender whose machine is gone must not hold its delivery for the two hours that are usual.
-                    connection.execute("SET tcp_keepalives_idle = 30")
-                    connection.execute("SET tcp_keepalives_interval = 10")
+                    outbox_deliveries.keep_alive_closely(connection)
                     left = self._work(connection, deadline_s)
                 return self._report(left)
             except TransientLedgerError as error:
@@ -206,7 +205,7 @@ class BankDispatcher:
     def _drain(self, connection: Connection, client: BankClient, kind: Kind) -> bool:
         """Sends everything of a kind that is due, until the bank gives no answer; returns whether more can follow."""
         while not self._stopped():
-            breaker = outbox_deliveries.breaker(connection, self.bank_id)
+            breaker = breakers.breaker(connection, self.bank_id)
             if breaker.open_until is not None:
                 self.error = (
                     f"{self.bank_id} is left alone until {breaker.open_until:%Y-%m-%d %H:%M:%S} UTC, because it gives"
@@ -279,7 +278,7 @@ class BankDispatcher:
         """Sends the next delivery that is due; None when there is none, or when the bank is to be left alone."""
         with ledger_errors("send the outbox of"), connection.transaction():
             delivery = outbox_deliveries.lock_delivery(connection, self.bank_id, kind)
-            if delivery is None or not outbox_deliveries.may_send(connection, self.bank_id):
+            if delivery is None or not breakers.may_send(connection, self.bank_id):
                 return None
             if len(delivery.items) != delivery.item_count:
                 # Somebody changed rows by hand; what the body says of them is not true any more.
@@ -311,7 +310,7 @@ class BankDispatcher:
             verdicts = [self._verdict(*one) for one in zip(delivery.items, results, strict=True)]
             outbox_deliveries.settle(connection, delivery, verdicts)
             self._count(delivery.kind, verdicts)
-        outbox_deliveries.note_success(connection, self.bank_id)
+        breakers.note_success(connection, self.bank_id)
         self.error = None
         return True
 
@@ -321,7 +320,7 @@ class BankDispatcher:
         pauses = self.pauses
         pause_s = pauses.after_delivery(delivery.attempts + 1)
         outbox_deliveries.postpone(connection, delivery, error, pause_s)
-        outbox_deliveries.note_failure(
+        breakers.note_failure(
             connection,
             self.bank_id,
             error,

@@ -1,6 +1,6 @@
 """What a run did about a day of a bank, for whoever shows it.
 
-Belongs here: the shape of the report.
+Belongs here: the shape of the report, and what it says of what was counted and compared.
 Does not: doing it (`one_day.py`), the table that keeps it (`ledger/banks/sync_status.py`).
 """
 
@@ -12,6 +12,7 @@ from datetime import date
 from typing import Literal
 
 from backfill_pipeline.dual_ledger.dual_report import DualReport
+from backfill_pipeline.ledger.banks.sync_status import DayCounts, SyncStatus
 from backfill_pipeline.ledger.registrations import Registration
 from backfill_pipeline.stages.prepare import STAGES, StageReport
 from backfill_pipeline.stages.reconcile import ReconciliationReport
@@ -78,6 +79,59 @@ class DayReport:
             count = found.break_count + found.account_break_count + len(found.currency_breaks)
             return f"the ledger is not what was fetched: {count:,} breaks"
         return "not reconciled"
+
+
+def synced(
+    day: date,
+    counts: DayCounts,
+    stages: Iterable[StageReport],
+    registration: Registration,
+    reconciliation: ReconciliationReport,
+    dual: DualReport,
+    *,
+    verdict: str,
+    fetches: int,
+    seconds: float,
+) -> DayReport:
+    """The report of a day that went through all of its steps."""
+    return DayReport(
+        day,
+        "synced",
+        registration.source_id,
+        stages=summed(stages),
+        fetched=counts.read,
+        posted=counts.posted,
+        duplicates=counts.duplicates,
+        conflicts=counts.conflicts,
+        rejected=counts.rejected,
+        filtered=counts.filtered,
+        acknowledged=counts.acknowledged,
+        verdict=verdict,
+        dual=dual,
+        reconciliation=reconciliation,
+        registration=registration,
+        fetches=fetches,
+        seconds=seconds,
+    )
+
+
+def left_alone(source_id: str, noted: SyncStatus) -> DayReport:
+    """The report of a day that was complete before, and that the bank states as it did then."""
+    fetched, duplicates, conflicts = noted.fetched or 0, noted.duplicates or 0, noted.conflicts or 0
+    rejected, filtered = noted.rejected or 0, noted.filtered or 0
+    return DayReport(
+        noted.day,
+        "unchanged",
+        source_id,
+        fetched=fetched,
+        posted=fetched - duplicates - conflicts - rejected - filtered,
+        duplicates=duplicates,
+        conflicts=conflicts,
+        rejected=rejected,
+        filtered=filtered,
+        acknowledged=noted.acknowledged or 0,
+        verdict=noted.verdict,
+    )
 
 
 def summed(reports: Iterable[StageReport]) -> tuple[StageReport, ...]:

@@ -28,7 +28,7 @@ from backfill_pipeline.dual_ledger.ledger_session import LedgerSession
 from backfill_pipeline.dual_ledger.one_day import DaySync, PostedDay, Step
 from backfill_pipeline.errors import TransientLedgerError, TransientSourceError, UsageError
 from backfill_pipeline.ledger import balances
-from backfill_pipeline.ledger.banks import sync_status
+from backfill_pipeline.ledger.banks import marks, sync_status
 from backfill_pipeline.ledger.connection import Connection
 from backfill_pipeline.stages.config import BackfillConfig
 from backfill_pipeline.stages.post import RunStoppedError, prepare_ledger
@@ -175,7 +175,7 @@ def _prepare_bank(
     since, _ = day_window(section, section.start)
     assert ledger_id is not None  # a definition of type scb has one
     noted = session.run(
-        lambda connection: sync_status.mark_ledger(
+        lambda connection: marks.mark_ledger(
             connection, ledger_id, section.bank_id, send_entries=section.send_entries, since=since
         )
     )

@@ -1,7 +1,7 @@
 """One day of a bank from its first look to its verdict.
 
-Belongs here: what is left to do about a day, its steps in their order, and the report.
-Does not: which days, and how many at a time (`days.py`); each step itself.
+Belongs here: what is left to do about a day, and its steps in their order.
+Does not: which days, and how many at a time (`days.py`); each step itself; the report (`day_report.py`).
 
 What is left follows from the ledger alone, so a run that was killed anywhere is taken up where it ended: a day that is
 partly posted is finished with what was captured, and fetched again afterwards when the bank says something else then.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date
@@ -23,7 +23,7 @@ from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.definition.scb_days import day_definition, day_source_id, day_window, scb_of
 from backfill_pipeline.dual_ledger.client import BankClient, is_away
 from backfill_pipeline.dual_ledger.control_totals import ControlTotals
-from backfill_pipeline.dual_ledger.day_report import DayReport, summed
+from backfill_pipeline.dual_ledger.day_report import DayReport, left_alone, synced
 from backfill_pipeline.dual_ledger.dispatch import dispatch
 from backfill_pipeline.dual_ledger.dual_report import DualReport
 from backfill_pipeline.dual_ledger.fetch import DayFetcher, StatedTotals
@@ -32,12 +32,12 @@ from backfill_pipeline.dual_ledger.reconcile import reconcile_day
 from backfill_pipeline.errors import BackfillError, LedgerError, SourceChangedError
 from backfill_pipeline.ledger import balances, registrations, status
 from backfill_pipeline.ledger.banks import outbox, sync_status
-from backfill_pipeline.ledger.banks.sync_status import DayCounts, SyncStatus
+from backfill_pipeline.ledger.banks.sync_status import SyncStatus
 from backfill_pipeline.ledger.registrations import Registration
 from backfill_pipeline.stages.config import BackfillConfig
 from backfill_pipeline.stages.post import RunStoppedError
 from backfill_pipeline.stages.prepare import STAGES, StageReport
-from backfill_pipeline.stages.reconcile import ReconciliationReport, reconcile
+from backfill_pipeline.stages.reconcile import reconcile
 from backfill_pipeline.stages.retry import retrying
 from backfill_pipeline.stages.runner import PartitionReport, PartitionRunner, describe
 from backfill_pipeline.stages.work import Log, Places, SourceWork, all_mapping_parts, open_work
@@ -236,7 +236,17 @@ class DaySync:
         if dual.untold and self._told_as_theirs(dual):
             dual = self._compared(step.day)
         verdict = "match" if reconciliation.matches and dual.verdict == "match" else "break"
-        report = _report(step, counts, posted.stages, registration, reconciliation, dual, verdict)
+        report = synced(
+            step.day,
+            counts,
+            posted.stages,
+            registration,
+            reconciliation,
+            dual,
+            verdict=verdict,
+            fetches=step.fetches,
+            seconds=time.monotonic() - step.started,
+        )
         self.session.run(
             lambda connection: sync_status.finish(
                 connection,
@@ -320,21 +330,7 @@ class DaySync:
         self.session.run(
             lambda connection: sync_status.still_the_same(connection, self.definition.id, day, self.run_id)
         )
-        fetched, duplicates, conflicts = noted.fetched or 0, noted.duplicates or 0, noted.conflicts or 0
-        rejected, filtered = noted.rejected or 0, noted.filtered or 0
-        return DayReport(
-            day,
-            "unchanged",
-            day_source_id(self.definition.id, day),
-            fetched=fetched,
-            posted=fetched - duplicates - conflicts - rejected - filtered,
-            duplicates=duplicates,
-            conflicts=conflicts,
-            rejected=rejected,
-            filtered=filtered,
-            acknowledged=noted.acknowledged or 0,
-            verdict=noted.verdict,
-        )
+        return left_alone(day_source_id(self.definition.id, day), noted)
 
     def _posted(self, step: Step, stages: list[StageReport]) -> tuple[SourceWork, Step]:
         """Posts what is registered; when the bank says something else by then, that too."""
@@ -389,33 +385,3 @@ def _refuse_other_mapping(definition: SourceDefinition, registration: Registrati
             f"{definition.id}: is partly posted, and {' and '.join(changes)} changed since: restore {definition.path}"
             " and sync the day again; after that it can be changed"
         )
-
-
-def _report(
-    step: Step,
-    counts: DayCounts,
-    stages: Iterable[StageReport],
-    registration: Registration,
-    reconciliation: ReconciliationReport,
-    dual: DualReport,
-    verdict: str,
-) -> DayReport:
-    return DayReport(
-        step.day,
-        "synced",
-        registration.source_id,
-        stages=summed(stages),
-        fetched=counts.read,
-        posted=counts.posted,
-        duplicates=counts.duplicates,
-        conflicts=counts.conflicts,
-        rejected=counts.rejected,
-        filtered=counts.filtered,
-        acknowledged=counts.acknowledged,
-        verdict=verdict,
-        dual=dual,
-        reconciliation=reconciliation,
-        registration=registration,
-        fetches=step.fetches,
-        seconds=time.monotonic() - step.started,
-    )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 
 from psycopg.types.json import Jsonb
 
@@ -53,11 +54,20 @@ class Head:
 class OpenRequest:
     """What one person asked for and another one has yet to confirm."""
 
+    id: int
     action: str
     subject: str
     requested_by: str
     requested_at: datetime
     reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawal:
+    """What became of withdrawing a request; `by` is who confirmed it, or the other person who asked."""
+
+    outcome: Literal["withdrawn", "unknown", "confirmed", "another person"]
+    by: str | None = None
 
 
 def write(
@@ -141,7 +151,17 @@ def open_requests(connection: Connection) -> list[OpenRequest]:
     """What waits for another person, oldest first."""
     with ledger_errors("read requests from"):
         rows = connection.execute(
-            "SELECT action, subject, requested_by, requested_at, reason FROM ledger_approvals"
+            "SELECT id, action, subject, requested_by, requested_at, reason FROM ledger_approvals"
             " WHERE approved_at IS NULL ORDER BY id"
         ).fetchall()
     return [OpenRequest(*row) for row in rows]
+
+
+def withdraw(connection: Connection, request_id: int, *, actor: str, reason: str | None) -> Withdrawal:
+    """Takes an open request back, which only who made it may do."""
+    with ledger_errors("withdraw a request from"):
+        row = connection.execute(
+            "SELECT withdraw_request(%s, %s, %s)", [request_id, actor, reason]
+        ).fetchone()
+    assert row is not None
+    return Withdrawal(**row[0])

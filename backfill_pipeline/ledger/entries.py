@@ -20,7 +20,7 @@ from backfill_pipeline.money import rescaled
 from backfill_pipeline.schemas.frames import VALIDATED_SCHEMA
 from backfill_pipeline.schemas.row_errors import combined
 
-COPY_COLUMNS = (
+CONTENT_COLUMNS = (
     "ledger_id",
     "debit_account_id",
     "credit_account_id",
@@ -32,9 +32,9 @@ COPY_COLUMNS = (
     "timestamp_utc",
     "fx_rate",
     "metadata",
-    "batch_id",
-    "source_row",
 )
+"""What an entry says; all else is where it came from."""
+COPY_COLUMNS = (*CONTENT_COLUMNS, "batch_id", "source_row")
 COPY_SQL = f"COPY ledger_entries ({', '.join(COPY_COLUMNS)}) FROM STDIN (FORMAT binary)"
 STAGING_COPY_SQL = f"COPY backfill_staging ({', '.join(COPY_COLUMNS)}) FROM STDIN (FORMAT binary)"
 

@@ -1,25 +1,26 @@
 """Posting: moves validated entries into the ledger, one transaction per batch.
 
 Belongs here: the order of steps inside a batch's transaction.
-Does not: telling the rows of a refused batch apart (`staging`), reading or validating entries, retrying (the caller's
-policy), deciding what a partition is.
+Does not: a batch's identity and record (`batches.py`), telling the rows of a refused batch apart (`staging.py`),
+repaired rows (`replay_posting.py`), reading or validating entries, retrying (the caller's policy), deciding what a
+partition is.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final
 
 import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from backfill_pipeline.errors import LedgerError, TransientLedgerError
-from backfill_pipeline.ledger import checkpoints, rejects, replays, staging, taken_rows
-from backfill_pipeline.ledger.connection import ADVISORY_LOCK_SPACE, Connection, ledger_errors
+from backfill_pipeline.errors import TransientLedgerError
+from backfill_pipeline.ledger import batches, checkpoints, rejects, staging, taken_rows
+from backfill_pipeline.ledger.batches import OPENING_ORIGIN, BatchOutcome, BatchPlan, BatchRecord
+from backfill_pipeline.ledger.connection import Connection, ledger_errors
 from backfill_pipeline.ledger.entries import COPY_SQL
 from backfill_pipeline.ledger.parts import Parts, paired_otherwise
 from backfill_pipeline.ledger.reversed_references import await_rollbacks, current_references
@@ -27,39 +28,12 @@ from backfill_pipeline.ledger.sampling import Sample, take_sample
 from backfill_pipeline.ledger.staging import REFUSED_SCHEMA, SortedOut
 from backfill_pipeline.ledger.taken_rows import IN_DATABASE_PATH, TakenRows, put_entries
 
-LOCAL_ORIGIN: Final = "LOCAL"
-"""Of entries that were posted here first."""
-
-OPENING_ORIGIN: Final = "OPENING"
-"""Of opening balances, of which no bank is told."""
-
-ROLLBACK_ORIGIN: Final = "ROLLBACK"
-"""Of entries that reverse a bank's own: it is told what that means by the rollback itself."""
-
 # What a batch can meet that its rows, told apart, may still get around.
 ROW_PROBLEMS = (
     psycopg.errors.UniqueViolation,
     psycopg.errors.ForeignKeyViolation,
     psycopg.errors.CheckViolation,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class BatchPlan:
-    """Identity of a batch. Rows are numbered in the source; a batch is recorded under its partition and first row.
-
-    Attributes:
-        origin: the bank whose own entries these are; by it the bank is told that they are posted, and never sent them.
-    """
-
-    source_id: str
-    source_type: str
-    partition_id: int
-    partition_key: str
-    first_row: int
-    last_row: int
-    run_id: str
-    origin: str = LOCAL_ORIGIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,24 +50,6 @@ class PostingPolicy:
     skip_duplicates: bool = True
     create_unknown_accounts: bool = False
     together: Parts | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class BatchOutcome:
-    """What became of one batch. `read` always equals the sum of the next four."""
-
-    read: int
-    posted: int
-    duplicates: int
-    conflicts: int
-    rejected: int
-    path: str
-    seconds: float
-    already_recorded: bool = False
-
-    def __post_init__(self) -> None:
-        if self.read != self.posted + self.duplicates + self.conflicts + self.rejected:
-            raise AssertionError(f"a batch does not add up: {self}")
 
 
 # Given the rows that posting refused (REFUSED_SCHEMA), returns them as reject rows with raw text and position.
@@ -130,23 +86,43 @@ def post_batch(
     started = time.monotonic()
     with ledger_errors("post a batch to"), connection.transaction():
         # A killed run's last commit may still be under way: wait for it, then look.
-        _lock(connection, f"partition {plan.partition_id}")
-        if recorded := find_batch(connection, plan):
+        batches.lock(connection, f"partition {plan.partition_id}")
+        if recorded := batches.find_batch(connection, plan):
             return recorded
-        _post_as(connection, plan.origin)
-        batch_id = _next_batch_id(connection)
+        batch_id = batches.new_batch(connection, plan.origin)
         await_rollbacks(connection)
         current, current_policy = entries, policy
         if isinstance(entries, TakenRows):
             taken_rows.refuse_reversed(connection, entries)
         else:
             current, current_policy = as_current(connection, entries, policy)
-        path, told = _post_entries(
+        path, told = post_entries(
             connection, current, batch_id, current_policy, expect_trouble=expect_trouble
         )
         last_id, last_time = _last_of(connection, entries)
         outcome = outcome_of(entries.num_rows, told, policy, path, time.monotonic() - started)
-        _record_batch(connection, plan, batch_id, outcome)
+        batches.record(
+            connection,
+            BatchRecord(
+                id=batch_id,
+                partition_id=plan.partition_id,
+                source_id=plan.source_id,
+                kind="entries",
+                first_row=plan.first_row,
+                last_row=plan.last_row,
+                read=outcome.read,
+                posted=outcome.posted,
+                duplicates=outcome.duplicates,
+                conflicts=outcome.conflicts,
+                rejected=outcome.rejected,
+                run_id=plan.run_id,
+                path=path,
+                seconds=outcome.seconds,
+                origin=plan.origin,
+            ),
+        )
+        if isinstance(entries, TakenRows) and path == IN_DATABASE_PATH:
+            taken_rows.expect_entries(connection, entries, batch_id)
         if told.refused.num_rows:
             rejects.insert(connection, plan.partition_id, batch_id, describe_rejects(told.refused))
         checkpoints.advance(
@@ -161,117 +137,6 @@ def post_batch(
             metadata={"partition": plan.partition_key, "batch_id": batch_id, "last_row": plan.last_row},
         )
     return replace(outcome, seconds=time.monotonic() - started)
-
-
-def find_batch(connection: Connection, plan: BatchPlan) -> BatchOutcome | None:
-    """The outcome of a batch that is recorded already, or None.
-
-    Raises:
-        LedgerError: rows of the batch are recorded, but as part of a batch that was cut in another way.
-    """
-    row = connection.execute(
-        "SELECT first_row, last_row, read, posted, duplicates, conflicts, rejected, path, seconds FROM backfill_batches"
-        " WHERE partition_id = %s AND kind = 'entries' AND first_row <= %s AND last_row >= %s"
-        " ORDER BY first_row LIMIT 1",
-        [plan.partition_id, plan.last_row, plan.first_row],
-    ).fetchone()
-    if row is None:
-        return None
-    first_row, last_row, read, posted, duplicates, conflicts, rejected, path, seconds = row
-    if (first_row, last_row) != (plan.first_row, plan.last_row):
-        raise LedgerError(
-            f"rows {plan.first_row} to {plan.last_row} of partition {plan.partition_key} of {plan.source_id} overlap"
-            f" rows {first_row} to {last_row}, which another run posted meanwhile: run it again, it goes on with the"
-            " rows that are not posted"
-        )
-    return BatchOutcome(
-        read, posted, duplicates, conflicts, rejected, path, float(seconds), already_recorded=True
-    )
-
-
-def post_replay(
-    connection: Connection,
-    plan: BatchPlan,
-    attempts: pa.Table,
-    entries: pa.Table,
-    policy: PostingPolicy,
-    replayed_by: str,
-) -> None:
-    """Posts repaired rows of a partition exactly once: like `post_batch`, with what was tried instead of reject rows.
-
-    Args:
-        connection: to the ledger, autocommit, not in a transaction.
-        plan: identity of the batch: a replay is recorded under its run and first row.
-        attempts: `replays.ATTEMPT_SCHEMA`, in source order: open rejects of the partition. Rows that are no entries
-            have their outcome already.
-        entries: VALIDATED_SCHEMA, in source order: the other rows.
-        policy: what to do with rows that cannot simply be copied.
-        replayed_by: who repaired them.
-
-    Raises:
-        TransientLedgerError: as `post_batch`; the next call finds out whether the batch is recorded.
-        LedgerError: the ledger refuses the batch as a whole, or a row was settled meanwhile.
-    """
-    started = time.monotonic()
-    with ledger_errors("replay rejects in"), connection.transaction():
-        _lock(connection, f"partition {plan.partition_id}")
-        if _replay_is_recorded(connection, plan):
-            return
-        _post_as(connection, plan.origin)
-        batch_id = _next_batch_id(connection)
-        path, told = "staging", SortedOut(0, 0, 0, 0, REFUSED_SCHEMA.empty_table())
-        if entries.num_rows:
-            # Duplicates are told as well: each row has an outcome of its own.
-            await_rollbacks(connection)
-            current, telling = as_current(connection, entries, replace(policy, skip_duplicates=False))
-            path, told = _post_entries(connection, current, batch_id, telling, expect_trouble=False)
-        attempts = replays.with_outcomes(attempts, told.refused, skip_duplicates=policy.skip_duplicates)
-        rows = attempts.column("source_row").to_pylist()
-        taken_rejected, taken_conflicts = replays.rows_taken(connection, plan.partition_id, rows)
-        counts = replays.outcome_counts(attempts)
-        if taken_rejected + taken_conflicts != counts.read or told.posted != counts.posted:
-            raise LedgerError(
-                f"a replay of partition {plan.partition_key} of {plan.source_id} does not add up: {counts.read} rows"
-                f" came, {taken_rejected + taken_conflicts} of them are open rejects; export the rejects anew"
-            )
-        connection.execute(
-            "INSERT INTO backfill_batches (id, partition_id, source_id, kind, first_row, last_row, read, posted,"
-            " duplicates, conflicts, rejected, filtered, taken_rejected, taken_conflicts, run_id, path, started_at,"
-            " seconds, origin) VALUES (%s, %s, %s, 'replay', %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, now(),"
-            " %s, %s)",
-            [
-                batch_id,
-                plan.partition_id,
-                plan.source_id,
-                plan.first_row,
-                plan.last_row,
-                *astuple(counts),
-                taken_rejected,
-                taken_conflicts,
-                plan.run_id,
-                path,
-                round(time.monotonic() - started, 6),
-                plan.origin,
-            ],
-        )
-        replays.record(connection, plan.partition_id, batch_id, attempts, replayed_by)
-        if counts.filtered:
-            replays.count_filtered_reasons(connection, plan.partition_id, batch_id)
-        checkpoints.correct(
-            connection,
-            plan.source_id,
-            plan.source_type,
-            successful=counts.posted + counts.duplicates,
-            failed=counts.conflicts + counts.rejected - counts.read,
-        )
-
-
-def _replay_is_recorded(connection: Connection, plan: BatchPlan) -> bool:
-    row = connection.execute(
-        "SELECT 1 FROM backfill_batches WHERE partition_id = %s AND kind = 'replay' AND run_id = %s AND first_row = %s",
-        [plan.partition_id, plan.run_id, plan.first_row],
-    ).fetchone()
-    return row is not None
 
 
 def post_opening_entries(connection: Connection, source_id: str, entries: pa.Table, run_id: str) -> int:
@@ -290,32 +155,34 @@ def post_opening_entries(connection: Connection, source_id: str, entries: pa.Tab
         return 0
     started = time.monotonic()
     with ledger_errors("post opening balances to"), connection.transaction():
-        _lock(connection, f"opening {source_id}")
-        _post_as(connection, OPENING_ORIGIN)
-        batch_id = _next_batch_id(connection)
+        batches.lock(connection, f"opening {source_id}")
+        batch_id = batches.new_batch(connection, OPENING_ORIGIN)
         await_rollbacks(connection)
         current = current_references(connection, entries)
         told = _sort_out(connection, current, batch_id, PostingPolicy(), None)
         staging.refuse_unless_duplicates(told, f"opening balances of source {source_id}")
-        posted = told.posted
-        if posted:
-            connection.execute(
-                "INSERT INTO backfill_batches (id, partition_id, source_id, kind, first_row, last_row, read, posted,"
-                " duplicates, conflicts, rejected, run_id, path, started_at, seconds, origin) VALUES"
-                " (%s, NULL, %s, 'opening', 1, %s, %s, %s, %s, 0, 0, %s, 'staging', now(), %s, %s)",
-                [
-                    batch_id,
-                    source_id,
-                    pc.max(entries.column("source_row")).as_py(),
-                    entries.num_rows,
-                    posted,
-                    told.duplicates,
-                    run_id,
-                    round(time.monotonic() - started, 6),
-                    OPENING_ORIGIN,
-                ],
+        if told.posted:
+            batches.record(
+                connection,
+                BatchRecord(
+                    id=batch_id,
+                    partition_id=None,
+                    source_id=source_id,
+                    kind="opening",
+                    first_row=1,
+                    last_row=pc.max(entries.column("source_row")).as_py(),
+                    read=entries.num_rows,
+                    posted=told.posted,
+                    duplicates=told.duplicates,
+                    conflicts=0,
+                    rejected=0,
+                    run_id=run_id,
+                    path="staging",
+                    seconds=time.monotonic() - started,
+                    origin=OPENING_ORIGIN,
+                ),
             )
-    return posted
+    return told.posted
 
 
 def _last_of(connection: Connection, entries: pa.Table | TakenRows) -> tuple[str, datetime]:
@@ -325,7 +192,7 @@ def _last_of(connection: Connection, entries: pa.Table | TakenRows) -> tuple[str
     return entries.column("reference_id")[-1].as_py(), pc.max(entries.column("timestamp_utc")).as_py()
 
 
-def _post_entries(
+def post_entries(
     connection: Connection,
     entries: pa.Table | TakenRows,
     batch_id: int,
@@ -333,7 +200,15 @@ def _post_entries(
     *,
     expect_trouble: bool,
 ) -> tuple[str, SortedOut]:
-    """Posts entries by COPY, or through staging when something stands in the way; which of the two, and the outcome."""
+    """Posts entries by COPY, or through staging when something stands in the way; which of the two, and the outcome.
+
+    Args:
+        connection: in the batch's transaction.
+        entries: under the references that they have in the ledger now.
+        batch_id: of the batch.
+        policy: what to do with rows that cannot simply be copied.
+        expect_trouble: go through staging at once.
+    """
     sample = take_sample(connection, entries)
     if (
         expect_trouble
@@ -390,65 +265,9 @@ def _sort_out(
         ) from error
 
 
-def _lock(connection: Connection, what: str) -> None:
-    """Waits until no other transaction works on the same thing, and keeps others waiting until this one ends."""
-    connection.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [ADVISORY_LOCK_SPACE, what])
-
-
-def _post_as(connection: Connection, origin: str) -> None:
-    """Tells the database whose entries this transaction posts."""
-    connection.execute("SELECT set_config('backfill.origin', %s, true)", [origin])
-
-
-def _next_batch_id(connection: Connection) -> int:
-    row = connection.execute("SELECT nextval(pg_get_serial_sequence('backfill_batches', 'id'))").fetchone()
-    assert row is not None
-    return int(row[0])
-
-
 def outcome_of(read: int, told: SortedOut, policy: PostingPolicy, path: str, seconds: float) -> BatchOutcome:
     """What became of `read` rows that were told apart, by the policy for duplicates."""
     duplicates, rejected = told.duplicates, told.rejected
     if not policy.skip_duplicates:
         duplicates, rejected = 0, rejected + duplicates
     return BatchOutcome(read, told.posted, duplicates, told.conflicts, rejected, path, seconds)
-
-
-def _record_batch(connection: Connection, plan: BatchPlan, batch_id: int, outcome: BatchOutcome) -> None:
-    connection.execute(
-        "INSERT INTO backfill_batches (id, partition_id, source_id, kind, first_row, last_row, read, posted,"
-        " duplicates, conflicts, rejected, run_id, path, started_at, seconds, origin)"
-        " VALUES (%s, %s, %s, 'entries', %s, %s, %s, %s, %s, %s, %s, %s, %s, now(), %s, %s)",
-        [
-            batch_id,
-            plan.partition_id,
-            plan.source_id,
-            plan.first_row,
-            plan.last_row,
-            outcome.read,
-            outcome.posted,
-            outcome.duplicates,
-            outcome.conflicts,
-            outcome.rejected,
-            plan.run_id,
-            outcome.path,
-            round(outcome.seconds, 6),
-            plan.origin,
-        ],
-    )
-
-
-def posted_ranges(connection: Connection, partition_id: int) -> list[tuple[int, int]]:
-    """First and last source row of every recorded batch of the partition, in order; replays cover no rows of their own.
-
-    Waits for a batch that is being committed: a killed run's last one may still be under way on the server, and whoever
-    cuts the rest anew must not cut it up once more.
-    """
-    with ledger_errors("read progress from"), connection.transaction():
-        _lock(connection, f"partition {partition_id}")
-        rows = connection.execute(
-            "SELECT first_row, last_row FROM backfill_batches WHERE partition_id = %s AND kind = 'entries'"
-            " ORDER BY first_row",
-            [partition_id],
-        ).fetchall()
-    return [(first_row, last_row) for first_row, last_row in rows]

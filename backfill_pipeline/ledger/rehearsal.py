@@ -26,12 +26,12 @@ from psycopg import sql
 
 from backfill_pipeline.errors import TransientLedgerError
 from backfill_pipeline.ledger import accounts, staging
+from backfill_pipeline.ledger.batches import BatchOutcome
 from backfill_pipeline.ledger.connection import Connection, ledger_errors
 from backfill_pipeline.ledger.entries import COPY_COLUMNS, copy_entries
 from backfill_pipeline.ledger.parts import Parts, others_posted, paired_otherwise
 from backfill_pipeline.ledger.posting import (
     ROW_PROBLEMS,
-    BatchOutcome,
     PostingPolicy,
     RejectWriter,
     as_current,

@@ -1,7 +1,7 @@
 """Replays: rejected rows that were sent again after somebody repaired them.
 
 Belongs here: how rejects stand now, and the rows that a replay writes, in its batch's transaction.
-Does not: posting (`posting.py`), reading repaired files and mapping their rows (`stages/replay.py`).
+Does not: posting (`replay_posting.py`), reading repaired files and mapping their rows (`stages/replay.py`).
 """
 
 from __future__ import annotations

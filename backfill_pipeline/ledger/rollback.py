@@ -8,13 +8,14 @@ for whoever calls `rollback_plan()` and `rollback_apply()` from psql.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
 import psycopg
 
-from backfill_pipeline.errors import LedgerError, SourceBusyError, UsageError
+from backfill_pipeline.errors import LedgerError, SourceBusyError, TransientLedgerError, UsageError
 from backfill_pipeline.ledger.connection import Connection, ledger_errors
 
 Mode = Literal["delete", "reverse"]
@@ -108,8 +109,10 @@ def apply(
         mode: as given to the plan.
         reverse_at: likewise.
 
+    Reversing entries are sealed when it is done and others post again, not while they wait.
+
     Raises:
-        StalePlanError: something changed since the plan, and what.
+        StalePlanError: something changed since the plan, and what; or the hash is of another plan.
         SourceBusyError: a run writes the source.
         LedgerError: it cannot be rolled back in this way, or the proof failed.
         UsageError: there is no such source, partition or batch, or this is no plan's hash.
@@ -132,7 +135,12 @@ def apply(
         except psycopg.Error as error:
             raise _in_words(error) from error
     assert row is not None
-    return dict(row[0])
+    done = dict(row[0])
+    if done["applied"] and (batch_ids := done["proof"]["reversal_batches"]):
+        # It is done: whatever keeps the seals from being made now, the next run makes them.
+        with suppress(LedgerError, TransientLedgerError), ledger_errors("seal reversing entries of"):
+            connection.execute("SELECT seal_batches(%s)", [batch_ids])
+    return done
 
 
 def load(connection: Connection, rollback_id: int) -> Rollback | None:

@@ -196,21 +196,16 @@ class _Compiler:
         return self._trim(text)
 
     def _template(self, key: str, rule: TemplateRule) -> sql.Composable:
-        """The parts joined; empty where a column is."""
+        """The parts joined; empty where a column is. NULL stands for it meanwhile, so that each column is made once."""
         parts: list[sql.Composable] = []
-        empty: list[sql.Composable] = []
         for text, is_column in template_parts(rule.template):
             if not is_column:
                 if not text.isascii():
                     raise NotInSqlError(key, "has a template that is not ASCII")
                 parts.append(sql.Literal(text))
                 continue
-            column = self._ascii(key, text)
-            parts.append(column)
-            empty.append(sql.SQL("{} = ''").format(column))
-        return sql.SQL("CASE WHEN {} THEN '' ELSE {} END").format(
-            sql.SQL(" OR ").join(empty), sql.SQL(" || ").join(parts)
-        )
+            parts.append(sql.SQL("nullif({}, '')").format(self._ascii(key, text)))
+        return sql.SQL("coalesce({}, '')").format(sql.SQL(" || ").join(parts))
 
     # --- numbers ------------------------------------------------------------------------------------------------
 
@@ -274,10 +269,10 @@ class _Compiler:
         pairs = sql.SQL(", ").join(
             sql.SQL("{}, nullif({}, '')").format(sql.Literal(name), text) for name, text in texts.items()
         )
-        # Leaving out what is empty costs as much as all the rest.
+        # Of texts alone: jsonb_build_object takes twice as long. Leaving out what is empty costs as much again.
         return sql.SQL(
-            "CASE WHEN {filled} THEN jsonb_build_object({pairs})"
-            " ELSE nullif(jsonb_strip_nulls(jsonb_build_object({pairs})), '{{}}'::jsonb) END"
+            "CASE WHEN {filled} THEN jsonb_object(ARRAY[{pairs}])"
+            " ELSE nullif(jsonb_strip_nulls(jsonb_object(ARRAY[{pairs}])), '{{}}'::jsonb) END"
         ).format(filled=filled, pairs=pairs)
 
 

@@ -11,7 +11,8 @@ from datetime import date, timedelta
 from typing import Final
 
 from backfill_pipeline.dual_ledger.day_report import DayReport
-from backfill_pipeline.ledger.banks.sync_status import BankProgress, SyncStatus
+from backfill_pipeline.ledger.banks.bank_progress import BankProgress
+from backfill_pipeline.ledger.banks.sync_status import SyncStatus
 from backfill_pipeline.orchestration.metadata import Metadata, manifest_metadata, stage_metadata, table
 from backfill_pipeline.stages.prepare import STAGES
 from backfill_pipeline.wording import are, counted

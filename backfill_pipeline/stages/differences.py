@@ -13,22 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from backfill_pipeline.ledger.entries import CONTENT_COLUMNS
 from backfill_pipeline.schemas.row_errors import combined
 from backfill_pipeline.stages.comparison import Alignment, differing_fields
-
-_TARGET_FIELDS = (
-    "ledger_id",
-    "debit_account_id",
-    "credit_account_id",
-    "amount",
-    "currency_code",
-    "asset_type",
-    "transaction_type",
-    "reference_id",
-    "timestamp_utc",
-    "fx_rate",
-    "metadata",
-)
 
 
 @dataclass(slots=True)
@@ -112,7 +99,7 @@ def _plain_times(rows: pa.Table) -> pa.Table:
 
 def _target(row: dict[str, object]) -> dict[str, object]:
     """The entry as JSON: numbers as texts, with the decimals that the source writes."""
-    target = {name: row[name] for name in _TARGET_FIELDS}
+    target = {name: row[name] for name in CONTENT_COLUMNS}
     for name in ("amount", "fx_rate"):
         value, scale = row[name], row[f"{name}_scale"]
         if isinstance(value, Decimal) and isinstance(scale, int):

@@ -3,7 +3,7 @@
 A run that was stopped leaves one gap, behind its last batch. A batch that was rolled back leaves one where it was.
 
 Belongs here: which rows are left to post, and where a batch must end so that it covers none that is posted.
-Does not: reading what is recorded (`ledger/posting.py`), posting.
+Does not: reading what is recorded (`ledger/batches.py`), posting.
 """
 
 from __future__ import annotations

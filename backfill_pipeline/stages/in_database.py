@@ -21,8 +21,9 @@ import numpy as np
 import pyarrow as pa
 
 from backfill_pipeline.ledger import posting, registrations, rejects, replays, taken_rows
+from backfill_pipeline.ledger.batches import BatchOutcome, BatchPlan
 from backfill_pipeline.ledger.connection import Connection, ledger_errors
-from backfill_pipeline.ledger.posting import BatchOutcome, BatchPlan, PostingPolicy, RejectWriter
+from backfill_pipeline.ledger.posting import PostingPolicy, RejectWriter
 from backfill_pipeline.ledger.taken_rows import TakenFrom, TakenRows
 from backfill_pipeline.schemas.extracted import (
     BYTE_LENGTH,
@@ -38,7 +39,6 @@ from backfill_pipeline.stages.post import Poster
 from backfill_pipeline.stages.prepare import PartitionFrames, StageName, StageReport, refuse_too_many_rejects
 from backfill_pipeline.stages.reject_file import refresh_reject_file
 from backfill_pipeline.stages.taken_source import map_rows, taken_from
-from backfill_pipeline.wording import counted
 
 
 @dataclass(slots=True)
@@ -80,6 +80,7 @@ class InDatabasePoster(Poster):
     _frames: TakenFrames | None = None
     _prepared: Connection | None = field(default=None, repr=False)
     _taken_by: Connection | None = field(default=None, repr=False)  # who has the rows of `_frames`
+    _in_order: bool = False  # and whether they lie as they are numbered
 
     def post(self, frames: PartitionFrames) -> StageReport:
         """See `Poster.post`; what the stages before it do is done here as well."""
@@ -117,16 +118,7 @@ class InDatabasePoster(Poster):
 
         unknown, count = self._retrying(look)
         if unknown:
-            self.log(
-                f"partition {frames.key}: {counted(count, 'row')} with {counted(len(unknown), 'unknown account')},"
-                f" the first is {unknown[0]}"
-            )
-            refuse_too_many_rejects(
-                self.work,
-                frames.key,
-                rejected_early + count,
-                note=f"{count:,} of them name an unknown account such as {unknown[0]}",
-            )
+            self._tell_unknown(frames.key, unknown, count, rejected_early)
         return []
 
     def _send_batch(
@@ -140,10 +132,10 @@ class InDatabasePoster(Poster):
     ) -> BatchOutcome:
         if self._frames is None:
             return Poster._send_batch(self, plan, batch, policy, describe, expect_trouble=expect_trouble)
-        rows = TakenRows(plan.first_row, plan.last_row, batch.num_rows)
 
         def send(connection: Connection) -> BatchOutcome:
             self._take(connection)
+            rows = TakenRows(plan.first_row, plan.last_row, batch.num_rows, self._in_order)
             return posting.post_batch(connection, plan, rows, policy, describe, expect_trouble=expect_trouble)
 
         return self._retrying(send)
@@ -174,7 +166,7 @@ class InDatabasePoster(Poster):
                 raise AssertionError(f"rows of partition {frames.key} were lost while they were taken")
             if record:
                 self._record(connection, frames, rows.num_rows, rejected, filtered)
-        self._taken_by, frames.rows = connection, rows
+        self._taken_by, self._in_order, frames.rows = connection, not unusual, rows
         if record:
             self._report(frames, chunk.row_count, rejected.num_rows, len(unusual), took_s, started)
             self._refuse_too_many_early(frames.key, rejected)

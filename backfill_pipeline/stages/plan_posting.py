@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from backfill_pipeline.ledger.batches import BatchOutcome, BatchPlan
 from backfill_pipeline.ledger.forecast import Recorded
-from backfill_pipeline.ledger.posting import BatchOutcome, BatchPlan, PostingPolicy, RejectWriter
+from backfill_pipeline.ledger.posting import PostingPolicy, RejectWriter
 from backfill_pipeline.ledger.rehearsal import Rehearsal
 from backfill_pipeline.stages.gaps import RowRange
 from backfill_pipeline.stages.plan_report import SAMPLES_PER_CODE, Counts, RejectSample

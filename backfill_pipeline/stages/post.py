@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TypeVar
@@ -19,9 +19,10 @@ import pyarrow.compute as pc
 from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.errors import BackfillError, LedgerError, TransientLedgerError
 from backfill_pipeline.ledger import accounts, balances, posting, registrations, rejects
+from backfill_pipeline.ledger.batches import BatchOutcome, BatchPlan, posted_ranges
 from backfill_pipeline.ledger.connection import Connection
 from backfill_pipeline.ledger.parts import Parts, others_posted
-from backfill_pipeline.ledger.posting import BatchOutcome, BatchPlan, PostingPolicy, RejectWriter
+from backfill_pipeline.ledger.posting import PostingPolicy, RejectWriter
 from backfill_pipeline.mapping.accounts import read_accounts
 from backfill_pipeline.schemas.extracted import to_arrow, to_pandas
 from backfill_pipeline.schemas.frames import FAILURES_SCHEMA, REJECTS_SCHEMA
@@ -162,7 +163,7 @@ class Poster:
     # --- what is asked of the ledger, each by itself: a plan rehearses these and nothing else (`plan_posting.py`) ---
 
     def _posted_ranges(self, partition_id: int) -> list[RowRange]:
-        return self._retrying(lambda connection: posting.posted_ranges(connection, partition_id))
+        return self._retrying(lambda connection: posted_ranges(connection, partition_id))
 
     def _rejected_early(self, frames: PartitionFrames) -> int:
         """Rows that were rejected before posting; not those that were filtered."""
@@ -233,17 +234,21 @@ class Poster:
             return []
         ids = pa.array(unknown, pa.string())
         count = pc.sum(pc.or_(pc.is_in(debits, ids), pc.is_in(credits, ids))).as_py()
+        self._tell_unknown(frames.key, unknown, count, rejected_early)
+        return unknown
+
+    def _tell_unknown(self, key: str, unknown: Sequence[str], rows: int, rejected_early: int) -> None:
+        """Says that `rows` rows of a partition name unknown accounts, and fails it when they are too many."""
         self.log(
-            f"partition {frames.key}: {counted(count, 'row')} with {counted(len(unknown), 'unknown account')},"
+            f"partition {key}: {counted(rows, 'row')} with {counted(len(unknown), 'unknown account')},"
             f" the first is {unknown[0]}"
         )
         refuse_too_many_rejects(
             self.work,
-            frames.key,
-            rejected_early + count,
-            note=f"{count:,} of them name an unknown account such as {unknown[0]}",
+            key,
+            rejected_early + rows,
+            note=f"{rows:,} of them name an unknown account such as {unknown[0]}",
         )
-        return unknown
 
     def _refuse_too_many(
         self,

@@ -42,7 +42,7 @@ from backfill_pipeline.stages.differences import Differences
 from backfill_pipeline.stages.prepare import PartitionFrames
 from backfill_pipeline.stages.replay import replayed_entries
 from backfill_pipeline.stages.stated import StatedReport, compare_stated_balances, stated_details
-from backfill_pipeline.stages.taken_reconciliation import ComparedInside, InsideComparison
+from backfill_pipeline.stages.taken_reconciliation import ComparedInside, InsideComparison, inside_comparison
 from backfill_pipeline.stages.work import SourceWork
 
 
@@ -134,7 +134,10 @@ def reconcile(
     started = time.monotonic()
     report = ReconciliationReport(work.definition.id)
     with work.connect() as connection:
-        with _examining_balances(work) if with_balances else nullcontext() as examined:
+        with (
+            _examining_balances(work) if with_balances else nullcontext() as examined,
+            inside_comparison(work, connection) as inside,
+        ):
             reconciliation.prepare(connection)
             # First, so that what is compared now is what later verifications hold the ledger against.
             seals.seal_batches(connection)
@@ -143,7 +146,8 @@ def reconcile(
             outcomes = status.partition_outcomes(connection, work.registration.id)
             posted = [outcome for outcome in outcomes if outcome.status == "posted"]
             report.open_partitions = len(outcomes) - len(posted)
-            inside = InsideComparison.of(work, corrected=corrected.any_holds)
+            if corrected.any_holds:
+                inside = None
             with closing(_read_ahead(work, posted, inside)) as partitions:
                 for outcome, actual in partitions:
                     _reconcile_partition(comparison, outcome, actual)

@@ -2,7 +2,7 @@
 
 Belongs here: which rows of a repaired file are sent, their way through the mapping, and what they are now for
 reconciliation.
-Does not: the form of the file (`reject_export.py`), the batch's transaction (`ledger/posting.py`).
+Does not: the form of the file (`reject_export.py`), the batch's transaction (`ledger/replay_posting.py`).
 
 A replay is a batch of the row's partition (docs/decisions/replay-of-rejects.md). It never raises the number of rejects
 of a partition, so the limit that the partition kept when it was posted needs no second look.
@@ -20,10 +20,11 @@ import pyarrow.compute as pc
 from backfill_pipeline.definition.fields import GeneratedReferenceRule
 from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.errors import UsageError
-from backfill_pipeline.ledger import posting, replays
+from backfill_pipeline.ledger import replay_posting, replays
+from backfill_pipeline.ledger.batches import BatchPlan
 from backfill_pipeline.ledger.connection import Connection, source_lock
 from backfill_pipeline.ledger.parts import Parts
-from backfill_pipeline.ledger.posting import BatchPlan, PostingPolicy
+from backfill_pipeline.ledger.posting import PostingPolicy
 from backfill_pipeline.ledger.rejects import Reject
 from backfill_pipeline.ledger.replays import ATTEMPT_SCHEMA, ReplayCounts
 from backfill_pipeline.schemas.extracted import extracted_schema, to_arrow, to_pandas
@@ -278,7 +279,7 @@ def _post_batch(
 
     def attempt() -> None:
         with work.connect() as connection:
-            posting.post_replay(connection, plan, attempts, entries, policy, replayed_by)
+            replay_posting.post_replay(connection, plan, attempts, entries, policy, replayed_by)
 
     retrying(config, attempt, log)
 

@@ -17,8 +17,8 @@ from backfill_pipeline.definition.load import mapping_parts
 from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.errors import SourceChangedError, UsageError
 from backfill_pipeline.ledger import registrations
+from backfill_pipeline.ledger.batches import LOCAL_ORIGIN
 from backfill_pipeline.ledger.connection import Connection, connect
-from backfill_pipeline.ledger.posting import LOCAL_ORIGIN
 from backfill_pipeline.ledger.registrations import RULE_PREFIX, PartitionPlan, Registration
 from backfill_pipeline.mapping.transform import Mapping, compile_mapping
 from backfill_pipeline.sources.open import open_source

@@ -1,4 +1,8 @@
-"""Driving the real `backfill` command in processes of its own."""
+"""Driving the real `backfill` command in processes of its own.
+
+Belongs here: how a command is started, what it did, and its databases.
+Does not: processes that are cheaper to make (`forked.py`).
+"""
 
 from __future__ import annotations
 
@@ -17,8 +21,10 @@ import psycopg
 from sqlalchemy.engine import make_url
 
 from backfill_pipeline.local.endpoint import normalise_url
+from backfill_pipeline_tests.cli.forked import can_fork, run_forked
 from backfill_pipeline_tests.stages.world import CHECKOUT
 
+MODULE = "backfill_pipeline.cli"
 _SETTINGS = (
     "LEDGER_DATABASE_URL",
     "BACKFILL_DAGSTER_DATABASE_URL",
@@ -83,15 +89,21 @@ class Backfill:
         return {**kept, **own, **self.extra}
 
     def __call__(self, *arguments: object, timeout: float = 180) -> Outcome:
-        finished = subprocess.run(
-            self._command(arguments),
-            env=self.environment,
-            cwd="/",
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+        environment = self.environment
+        if can_fork(environment):
+            finished = run_forked(
+                MODULE, [*map(str, arguments)], environment=environment, folder="/", timeout_s=timeout
+            )
+        else:
+            finished = subprocess.run(
+                self._command(arguments),
+                env=environment,
+                cwd="/",
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                check=False,
+            )
         return Outcome(finished.returncode, finished.stdout, finished.stderr)
 
     @contextmanager
@@ -115,7 +127,7 @@ class Backfill:
 
     @staticmethod
     def _command(arguments: tuple[object, ...]) -> list[str]:
-        return [sys.executable, "-m", "backfill_pipeline.cli", *map(str, arguments)]
+        return [sys.executable, "-m", MODULE, *map(str, arguments)]
 
     # --- the databases --------------------------------------------------------------------------------------------
 

@@ -8,16 +8,18 @@ from pathlib import Path
 import pytest
 
 from backfill_pipeline_tests.cli.command import Backfill
+from backfill_pipeline_tests.dagster_tables import dagster_tables_beside
 from backfill_pipeline_tests.postgresql import Server, walkable_directory
 from backfill_pipeline_tests.stages.world import World, whole_database
 
 
 @pytest.fixture
 def backfill(server: Server, tmp_path: Path) -> Iterator[Backfill]:
-    """The command on a new, empty database, with an empty home and a sources folder for `world`."""
+    """The command on a new, empty ledger beside new tables of Dagster, with an empty home and a sources folder for `world`."""
     sources = tmp_path / "sources"
     sources.mkdir()
     with whole_database(server) as url:
+        dagster_tables_beside(server, url)
         yield Backfill(tmp_path / "home", url, sources)
 
 

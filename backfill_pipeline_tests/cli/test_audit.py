@@ -194,6 +194,12 @@ def test_four_eyes_take_two_people_to_go_and_one_to_come_back(command: Command, 
         "ann",
         "month end",
     )
+    number = str(request["id"])
+    other = command("approvals", "withdraw", number, "--by", "bob")
+    assert (other.code, other.stdout) == (
+        3,
+        f"request {number} is one of ann: only who made it withdraws it\n",
+    )
     done = command("four-eyes", "off", "--by", "bob", "--json")
     assert (done.code, done.json) == (0, {"four_eyes": False, "done": True, "by": "bob"})
     assert command("four-eyes", "on", "--by", "ann").code == 0
@@ -215,6 +221,33 @@ def test_four_eyes_take_two_people_to_go_and_one_to_come_back(command: Command, 
     changed = command("audit-log", "verify")
     assert changed.code == 4
     assert "row 3: rows 2 to 2 before it were removed" in changed.stdout
+
+
+def test_who_asked_may_take_it_back(command: Command, ledger: World) -> None:
+    command("four-eyes", "off", "--by", "ann")
+    listed = command("approvals", "list").stdout
+    assert listed == command("approvals").stdout
+    [(number,)] = ledger.rows("SELECT id FROM ledger_approvals")
+    assert f" {number}  four_eyes_off" in listed
+    assert command("approvals", "withdraw", str(number), "--by", "bob", "--json").json == {
+        "id": number,
+        "outcome": "another person",
+        "by": "ann",
+    }
+    done = command("approvals", "withdraw", str(number), "--by", "ann", "--reason", "the wrong ledger")
+    assert (done.code, done.stdout) == (0, f"request {number} is withdrawn\n")
+    assert command("approvals").stdout == "nothing waits for another person\n"
+    again = command("approvals", "withdraw", str(number), "--by", "ann")
+    assert again.code == 2
+    assert f"there is no request {number}: backfill approvals shows those that are open" in again.stderr
+    assert command("four-eyes", "off", "--by", "bob").code == 3  # a request of his own
+    assert command("four-eyes", "off", "--by", "ann").code == 0
+    [(confirmed,)] = ledger.rows("SELECT id FROM ledger_approvals")
+    late = command("approvals", "withdraw", str(confirmed), "--by", "bob")
+    assert (late.code, late.stdout) == (
+        1,
+        f"request {confirmed} was confirmed by ann already: it cannot be withdrawn\n",
+    )
 
 
 def test_the_documentation_names_every_check(ledger: World) -> None:

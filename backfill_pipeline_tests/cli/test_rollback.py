@@ -12,8 +12,12 @@ import pytest
 
 from backfill_pipeline.cli.rollback import rollback
 from backfill_pipeline.errors import UsageError
+from backfill_pipeline.ledger.connection import connect
+from backfill_pipeline.ledger.migrate import migrate
 from backfill_pipeline.local.generate import generate
 from backfill_pipeline_tests.cli.command import Backfill, finish
+from backfill_pipeline_tests.ledger.test_rollback import ring
+from backfill_pipeline_tests.ledger.world import World
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -78,6 +82,55 @@ def test_what_was_never_registered_is_usage(backfill: Backfill) -> None:
     outcome = backfill("rollback", "nobody")
     assert outcome.code == 2
     assert "source nobody was never registered: there is nothing of it to roll back" in outcome.sentence
+
+
+@pytest.fixture
+def days(backfill: Backfill) -> Backfill:
+    """Two days of a bank that are posted, and the ledger that they are in."""
+    with connect(backfill.ledger_url) as connection:
+        migrate(connection)
+        world = World(backfill.ledger_url, connection)
+        for day in ("2024-03-01", "2024-03-02"):
+            ring(world, 3, source_id=f"scb@{day}")
+    return backfill
+
+
+def test_a_day_of_a_bank_is_a_partition_and_goes_alone(days: Backfill) -> None:
+    shown = days("rollback", "scb", "--partition", "2024-03-01", "--mode", "reverse", "--at", "now")
+    assert shown.code == 0, shown
+    assert "rolling back scb partition 2024-03-01: mode reverse, dated now" in shown.stdout
+    assert "days of a bank are incomplete afterwards: its next night takes them up again" in shown.stdout
+    command = shown.stdout.split("to do this  backfill ")[1].split()
+    assert command[:8] == ["rollback", "scb", "--partition", "2024-03-01", "--mode", "reverse", "--at", "now"]
+    done = days(*command)
+    assert done.code == 0, done
+    assert "scb partition 2024-03-01 is rolled back: 3 entries reversed" in done.stdout
+    assert "post it again with backfill sync run scb --from 2024-03-01 --to 2024-03-01" in done.stdout
+    assert days.query(
+        "SELECT DISTINCT b.source_id, b.kind FROM backfill_batches b WHERE b.kind <> 'opening' ORDER BY 1"
+    ) == [("scb@2024-03-01", "reversal"), ("scb@2024-03-02", "entries")]
+    again = days(*command)
+    assert (again.code, "already: nothing of it is posted" in again.stdout) == (0, True)
+
+
+def test_a_bank_is_all_of_its_days(days: Backfill) -> None:
+    plan_hash = days("rollback", "scb", "--json").json["plan_hash"]
+    done = days("rollback", "scb", "--apply", "--plan-hash", plan_hash)
+    assert done.code == 0, done
+    assert "post it again with backfill sync run scb --from 2024-03-01 --to 2024-03-02" in done.stdout
+    assert days.query(ENTRIES) == [(0,)]
+
+
+def test_what_is_not_there_is_usage_and_says_what_is(days: Backfill) -> None:
+    outcome = days("rollback", "scb", "--partition", "2024-03-09")
+    assert outcome.code == 2
+    assert outcome.sentence.endswith("source scb has no partition 2024-03-09; it has 2024-03-01, 2024-03-02")
+    outcome = days("rollback", "scb@2024-03-01", "--batch", "99")
+    assert outcome.code == 2
+    assert "source scb@2024-03-01 has no batch 99; it has 1, 2" in outcome.sentence
+    outcome = days("rollback", "scb", "--mode", "delete", "--at", "now")
+    assert outcome.code == 2
+    assert "what is deleted is not dated" in outcome.sentence
 
 
 @pytest.mark.parametrize(

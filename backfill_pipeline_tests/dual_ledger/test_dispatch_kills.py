@@ -81,12 +81,12 @@ def test_a_killed_dispatcher_is_healed_by_the_next_one(dual: Dual, moment: str) 
 
 def test_killed_after_claiming_and_before_sending(dual: Dual, monkeypatch: pytest.MonkeyPatch) -> None:
     """What such a dispatcher leaves: rows that say SENT, in a delivery that the bank never saw."""
-    from backfill_pipeline.ledger.banks import outbox_deliveries
+    from backfill_pipeline.ledger.banks import breakers, outbox_deliveries
     from backfill_pipeline.ledger.connection import connect
 
     prepared(dual)
     with connect(dual.places.ledger_url) as connection:
-        outbox_deliveries.breaker(connection, "SCB-01")
+        breakers.breaker(connection, "SCB-01")
         assert outbox_deliveries.claim_acknowledgements(connection, "SCB-01", 10) == 10
     assert dual.acknowledged() == {}
     assert tell(dual, pauses=AT_ONCE).left == 0

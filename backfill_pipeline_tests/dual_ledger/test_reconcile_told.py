@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import pytest
@@ -12,6 +12,8 @@ from backfill_pipeline.definition.scb_days import scb_of
 from backfill_pipeline.dual_ledger.client import BankClient
 from backfill_pipeline.dual_ledger.dispatch import dispatch
 from backfill_pipeline.dual_ledger.dual_report import BREAK_KINDS
+from backfill_pipeline.ledger import corrections
+from backfill_pipeline.ledger.entries import CONTENT_COLUMNS
 from backfill_pipeline_tests.dual_ledger.test_reconcile import ENTRIES, FIRST, compare, found
 from backfill_pipeline_tests.dual_ledger.world import FIRST_DAY, Dual
 
@@ -165,6 +167,37 @@ def test_an_entry_that_was_changed_here_after_it_was_sent_is_different(
     told.tamper(f"UPDATE ledger_entries SET {change} WHERE reference_id = 'OURS-1'")
     # A type is in no digest: found where entries are compared.
     assert found(compare(told, anew=field == "type")) == [("sent different", "OURS-1", field, here, there)]
+
+
+def correct(dual: Dual, right: dict[str, object]) -> None:
+    """Proposes what brings OURS-1 back, and applies it."""
+    finding = {"ledger_id": right["ledger_id"], "reference_id": "OURS-1", "target": right}
+    with dual.places.connect("OURS-1") as connection:
+        [one] = corrections.propose(connection, [finding], actor="ann", reason=None)
+        assert one.correction_id is not None
+        assert corrections.approve(connection, one.correction_id, actor="bob", reason=None).done
+        assert corrections.apply(connection, one.correction_id, actor="bob", reason=None).done
+
+
+@pytest.mark.parametrize(
+    "change", ["amount = amount + 1", "timestamp_utc = timestamp_utc + interval '1 day'"]
+)
+def test_an_entry_that_was_changed_here_and_corrected_is_what_the_bank_has(told: Dual, change: str) -> None:
+    """The bank knew it all along: it hears nothing, and both ledgers are equal again on every day."""
+    [(right,)] = told.query("SELECT to_jsonb(e) FROM ledger_entries e WHERE reference_id = 'OURS-1'")
+    told.tamper(f"UPDATE ledger_entries SET {change} WHERE reference_id = 'OURS-1'")
+    assert compare(told, anew=True).verdict == "break"
+    correct(told, {name: right[name] for name in CONTENT_COLUMNS})
+    tell(told)
+    assert list(told.received()) == ["OURS-1"]
+    report = compare(told, anew=True)
+    assert (report.verdict, report.breaks, report.sent_equal) == ("match", [], 1)
+    tomorrow = compare(told, FIRST_DAY + timedelta(days=1), anew=True)  # of which nothing was fetched
+    assert {one.kind for one in tomorrow.breaks} == {"missing here"}
+    alter_received(told, "OURS-1", amount="99.00")
+    assert [(one.kind, one.there) for one in compare(told).breaks if one.reference] == [
+        ("sent different", "99.00")
+    ]
 
 
 def test_an_entry_that_was_moved_to_another_day_after_it_was_sent_is_different_on_both(told: Dual) -> None:

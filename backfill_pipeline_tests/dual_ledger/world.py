@@ -32,7 +32,7 @@ import yaml
 from backfill_pipeline.definition.load import load_definition
 from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.definition.scb_days import day_definition
-from backfill_pipeline.ledger.posting import OPENING_ORIGIN
+from backfill_pipeline.ledger.batches import OPENING_ORIGIN
 from backfill_pipeline.scb_simulator.book import Book
 from backfill_pipeline.scb_simulator.changes import Change
 from backfill_pipeline.scb_simulator.contract import AcknowledgementKept, EntryReceived, LogLine

@@ -192,6 +192,51 @@ class TestFourEyes:
             assert sorted(pool.map(person, ("ann", "bob"))) == [False, True]
         assert world.rows("SELECT requested_by <> approved_by FROM ledger_approvals") == [(True,)]
 
+    def withdraw(self, world: World, request_id: int, actor: str) -> tuple[str, str | None]:
+        done = audit_log.withdraw(world.connection, request_id, actor=actor, reason="a mistake")
+        return done.outcome, done.by
+
+    def test_a_withdrawn_request_confirms_nothing(self, world: World) -> None:
+        self.ask(world, "ann")
+        (request,) = audit_log.open_requests(world.connection)
+        assert self.withdraw(world, request.id, "Ann ") == ("withdrawn", None)
+        assert audit_log.open_requests(world.connection) == []
+        assert self.ask(world, "bob") is False
+        _, row, _ = audit_log.entries(world.connection, subject="MASTER 2024-01")
+        assert (row.actor, row.action, row.reason) == ("Ann ", "period_reopen_withdrawn", "a mistake")
+        assert row.before is not None
+        assert (row.before["id"], row.before["requested_by"], row.before["reason"]) == (
+            request.id, "ann", "why",
+        )  # fmt: skip
+        assert faults(world) == []
+
+    def test_only_an_open_request_of_ones_own_is_withdrawn(self, world: World) -> None:
+        self.ask(world, "ann")
+        (request,) = audit_log.open_requests(world.connection)
+        assert self.withdraw(world, request.id, "bob") == ("another person", "ann")
+        assert self.withdraw(world, request.id + 1, "ann") == ("unknown", None)
+        assert self.ask(world, "bob") is True
+        assert self.withdraw(world, request.id, "ann") == ("confirmed", "bob")
+        assert self.withdraw(world, request.id, "bob") == ("confirmed", "bob")
+        assert [row.action for row in audit_log.entries(world.connection)] == ["period_reopen_requested"]
+        assert world.rows("SELECT approved_by FROM ledger_approvals") == [("bob",)]
+
+    def test_of_who_confirms_and_who_withdraws_at_the_same_moment_one_is_late(self, world: World) -> None:
+        self.ask(world, "ann")
+        (request,) = audit_log.open_requests(world.connection)
+        waiting = (
+            "SELECT count(*) FROM pg_locks WHERE relation = 'ledger_approvals'::regclass AND NOT granted"
+        )
+        with connect(world.url) as confirming, ThreadPoolExecutor(1) as pool:
+            with confirming.transaction():
+                confirming.execute(
+                    "SELECT confirmed_by_another('period_reopen', 'MASTER 2024-01', 'bob', 'why')"
+                )
+                late = pool.submit(self.withdraw, world, request.id, "ann")
+                while confirming.execute(waiting).fetchone() != (1,):
+                    assert not late.done()
+            assert late.result(timeout=60) == ("confirmed", "bob")
+
     def test_cannot_be_one_person_in_the_table_either(self, world: World) -> None:
         self.ask(world, "ann")
         with pytest.raises(psycopg.errors.CheckViolation, match="ledger_approvals_by_another"):

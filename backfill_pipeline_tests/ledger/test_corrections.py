@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from backfill_pipeline.ledger import constraints, correction_findings, corrections
+from backfill_pipeline.ledger.banks import outbox
 from backfill_pipeline.ledger.connection import Connection
 from backfill_pipeline_tests.ledger.world import Entry, World
 
@@ -336,6 +337,62 @@ class TestBanks:
         world.connection.execute("DELETE FROM ledger_entries")
         correct(world, finding(Entry("R")))
         assert self.told(world) == [("R", "entry", "10.00")]
+
+    def tamper(self, world: World, statement: str) -> None:
+        with world.connection.transaction():
+            world.connection.execute("SET LOCAL session_replication_role = replica")
+            world.connection.execute(statement)
+
+    @pytest.mark.parametrize(
+        ("wrong", "entries"),
+        [
+            ("amount = 9", 1),
+            ("credit_account_id = 'C'", 2),
+            ("timestamp_utc = timestamp_utc + interval '1 day'", 2),
+        ],
+    )
+    def test_what_only_this_ledger_had_wrong_is_noted_as_not_to_be_told(
+        self, world: World, wrong: str, entries: int
+    ) -> None:
+        world.post_one(Entry("R"))
+        self.tamper(world, f"UPDATE ledger_entries SET {wrong}")
+        [done] = correct(world, finding(Entry("R")))
+        assert len(done.entries) == entries
+        assert world.rows("SELECT reference_id, status FROM dual_ledger_outbox ORDER BY id") == [
+            ("R", "PENDING"),
+            *((one, "CANCELLED") for one in done.entries),
+        ]
+        assert outbox.entries_without_row(world.connection, "MASTER") == []
+        # Marked anew, the bank is told what was posted meanwhile, and not these.
+        for sends in (False, True):
+            world.connection.execute("SELECT mark_dual_ledger('MASTER', 'BANK', %s)", [sends])
+        assert len(self.told(world)) == 1 + entries
+
+    def test_what_was_corrected_before_counts_as_told(self, world: World) -> None:
+        """The source says 9.00, then 10.00, and then 9.00 again: the bank hears of both changes."""
+        world.post_one(Entry("R", amount="9.00"))
+        [up] = correct(world, finding(Entry("R")))
+        [down] = correct(world, finding(Entry("R", amount="9.00")))
+        assert self.told(world) == [
+            ("R", "entry", "9.00"),
+            (up.entries[0], "entry", "1.00"),
+            (down.entries[0], "entry", "1.00"),
+        ]
+        assert world.rows("SELECT DISTINCT status FROM dual_ledger_outbox") == [("PENDING",)]
+
+    def test_content_that_it_was_told_wrongly_is_corrected_there_too(self, world: World) -> None:
+        world.post_one(Entry("R"))
+        [done] = correct(world, finding(Entry("R", kind="FEE")))
+        assert [row[0] for row in self.told(world)] == ["R", *done.entries]
+        assert world.rows("SELECT DISTINCT status FROM dual_ledger_outbox") == [("PENDING",)]
+
+    def test_opening_balances_are_no_news_however_they_are_corrected(self, world: World) -> None:
+        opening = {"kind": "OPENING_BALANCE"}
+        with world.connection.transaction():
+            world.connection.execute("SET LOCAL backfill.origin = 'OPENING'")
+            world.post_one(Entry("R", amount="9.00", **opening))
+        correct(world, finding(Entry("R", **opening)), finding(Entry("MISSING", **opening)))
+        assert world.rows("SELECT DISTINCT status FROM dual_ledger_outbox") == [("CANCELLED",)]
 
     def test_entries_of_the_bank_are_for_the_bank(self, world: World) -> None:
         world.connection.execute(

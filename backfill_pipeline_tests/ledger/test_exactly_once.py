@@ -11,9 +11,10 @@ import pyarrow as pa
 import pytest
 
 from backfill_pipeline.errors import LedgerError, TransientLedgerError
-from backfill_pipeline.ledger import checkpoints, entries, posting, registrations
+from backfill_pipeline.ledger import batches, checkpoints, entries, posting, registrations
+from backfill_pipeline.ledger.batches import BatchOutcome, BatchPlan
 from backfill_pipeline.ledger.connection import Connection
-from backfill_pipeline.ledger.posting import BatchPlan, PostingPolicy
+from backfill_pipeline.ledger.posting import PostingPolicy
 from backfill_pipeline.ledger.registrations import Registration
 from backfill_pipeline_tests.ledger.world import Entry, World, as_rejects, many, numbered, table
 
@@ -110,7 +111,7 @@ class TestTwoAtOnce:
         batch = many(900, 50)
         barrier = threading.Barrier(2)
 
-        def post(connection: Connection) -> posting.BatchOutcome:
+        def post(connection: Connection) -> BatchOutcome:
             barrier.wait()
             return world.post(bank, batch, connection=connection)
 
@@ -173,7 +174,7 @@ class TestResuming:
         rows = many(1000, 50)
         for start in (0, 100, 200):
             world.post(bank, rows.slice(start, 100))
-        assert posting.posted_ranges(world.connection, bank.partitions[0].id) == [
+        assert batches.posted_ranges(world.connection, bank.partitions[0].id) == [
             (1, 100),
             (101, 200),
             (201, 300),
@@ -193,7 +194,7 @@ class TestResuming:
         with ThreadPoolExecutor(1) as pool:
             with killed.transaction():
                 world.post(bank, many(100, 50), connection=killed)
-                asking = pool.submit(posting.posted_ranges, world.connect(), bank.partitions[0].id)
+                asking = pool.submit(batches.posted_ranges, world.connect(), bank.partitions[0].id)
                 wait_until_somebody_waits(world)
                 assert not asking.done()
             assert asking.result(timeout=120) == [(1, 100)]
@@ -215,16 +216,16 @@ class TestResuming:
         world.post(bank, many(100, 50), partition=0)
         world.post(bank, many(100, 50, prefix="N"), partition=1)
         assert world.count() == 200
-        assert posting.posted_ranges(world.connection, bank.partitions[1].id) == [(1, 100)]
+        assert batches.posted_ranges(world.connection, bank.partitions[1].id) == [(1, 100)]
 
     def test_a_row_gap_left_by_rejects_is_no_obstacle(self, world: World, bank: Registration) -> None:
         world.post(bank, [Entry("r1", row=3), Entry("r2", row=9)])
-        assert posting.posted_ranges(world.connection, bank.partitions[0].id) == [(3, 9)]
+        assert batches.posted_ranges(world.connection, bank.partitions[0].id) == [(3, 9)]
         world.post(bank, [Entry("r3", row=14)])
         assert world.count() == 3
 
     def test_nothing_posted_yet_is_no_range(self, world: World, bank: Registration) -> None:
-        assert posting.posted_ranges(world.connection, bank.partitions[0].id) == []
+        assert batches.posted_ranges(world.connection, bank.partitions[0].id) == []
 
 
 class TestCheckpoint:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import psycopg
 import pytest
 
 from backfill_pipeline.errors import LedgerError
@@ -109,6 +110,22 @@ def test_a_failing_migration_leaves_nothing_half_applied_and_keeps_those_before_
     assert versions(empty) == [1]
     steps[1] = migration(2, "CREATE TABLE two ()")
     assert migrate(empty, steps) == tuple(steps[1:])
+
+
+def test_functions_are_pinned_by_names_that_exist(connection: Connection) -> None:
+    """A function that was renamed would else be left to the search_path of whoever calls it."""
+    with pytest.raises(psycopg.errors.UndefinedFunction, match="there is no function no_such_function"):
+        connection.execute("CALL pin_functions(ARRAY['balance_as_of', 'no_such_function'])")
+    left = connection.execute(
+        "SELECT proconfig FROM pg_proc WHERE proname IN ('balance_as_of', 'withdraw_request', 'apply_correction')"
+        " ORDER BY proname"
+    ).fetchall()
+    pinned = "search_path=public, pg_temp"
+    assert left == [
+        ([pinned, "TimeZone=UTC", "enable_hashjoin=off", "enable_mergejoin=off"],),
+        ([pinned],),
+        ([pinned],),
+    ]
 
 
 def test_a_failure_does_not_keep_others_waiting(empty: Connection, empty_url: str) -> None:

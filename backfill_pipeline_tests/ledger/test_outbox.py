@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from backfill_pipeline.ledger import posting
-from backfill_pipeline.ledger.banks import outbox, outbox_deliveries
+from backfill_pipeline.ledger.banks import breakers, outbox, outbox_deliveries
 from backfill_pipeline.ledger.banks.outbox_deliveries import Verdict
 from backfill_pipeline.ledger.posting import PostingPolicy
 from backfill_pipeline_tests.ledger.test_outbox_rows import BANK, mark
@@ -25,7 +25,7 @@ def told(world: World) -> World:
     posting.post_batch(world.connection, plan, rows, PostingPolicy(), as_rejects)
     for number in range(2):
         world.post_one(Entry(f"OURS-{number}"))
-    outbox_deliveries.breaker(world.connection, BANK)
+    breakers.breaker(world.connection, BANK)
     return world
 
 
@@ -78,7 +78,7 @@ def test_banks_that_something_can_be_sent_to_now(told: World) -> None:
     assert outbox.due_banks(connection) == [], "the refused ones are not due"
     connection.execute("UPDATE dual_ledger_outbox SET next_attempt_at = now() WHERE status = 'FAILED'")
     assert outbox.due_banks(connection) == [BANK]
-    outbox_deliveries.note_failure(connection, BANK, "down", opens_at=1, pause_s=60, pause_max_s=60)
+    breakers.note_failure(connection, BANK, "down", opens_at=1, pause_s=60, pause_max_s=60)
     assert outbox.due_banks(connection) == [], "nobody asks a bank that does not answer"
     (state,) = outbox.banks(connection)
     assert (state.consecutive_failures, state.last_error) == (1, "down")
@@ -99,7 +99,7 @@ def test_rows_are_shown_page_by_page(told: World) -> None:
 
 def test_refused_rows_are_given_another_try(told: World) -> None:
     judged(told, "DEAD", "FAILED", "ACKNOWLEDGED")
-    outbox_deliveries.note_failure(told.connection, BANK, "down", opens_at=1, pause_s=60, pause_max_s=60)
+    breakers.note_failure(told.connection, BANK, "down", opens_at=1, pause_s=60, pause_max_s=60)
     assert outbox.retry(told.connection, reference="THEIRS-1") == 1
     assert outbox.due_banks(told.connection) == [BANK], "it is asked at once"
     assert outbox.retry(told.connection, bank_id="ANOTHER") == 0

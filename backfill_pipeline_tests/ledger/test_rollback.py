@@ -373,7 +373,7 @@ def test_a_plan_of_another_state_is_refused_and_says_what_changed(
     assert plan_hash == rollback.plan(world.connection, BANK)["plan_hash"], "the same state has the same plan"
     change(world)
     before = world.rows(CONTENT)
-    with pytest.raises(StalePlanError, match=f"the ledger changed since the plan: {what}; plan again"):
+    with pytest.raises(StalePlanError, match=f"the ledger changed since the plan: {what}; or the hash is"):
         rollback.apply(world.connection, BANK, plan_hash=plan_hash, actor="ana")
     assert world.rows(CONTENT) == before
     assert world.count("backfill_rollbacks") == 0
@@ -392,8 +392,14 @@ def test_what_concerns_nobody_leaves_the_plan_as_it_is(world: World) -> None:
     ("scope", "message"),
     [
         (RollbackScope("nobody"), "source nobody was never registered"),
-        (RollbackScope("bank", partition_key="0009"), "source bank has no partition 0009"),
-        (RollbackScope("bank", batch_id=999), "source bank has no batch 999"),
+        (
+            RollbackScope("bank", partition_key="0009"),
+            "source bank has no partition 0009; it has 0001, 0002, 0003, 0004, 0005 and 1 more$",
+        ),
+        (
+            RollbackScope("bank", batch_id=999),
+            "source bank has no batch 999; it has 1, 2, 3, 4, 5 and 2 more$",
+        ),
         (
             RollbackScope("bank", partition_key="0001", batch_id=1),
             "of a partition or of a batch, not of both",
@@ -401,9 +407,22 @@ def test_what_concerns_nobody_leaves_the_plan_as_it_is(world: World) -> None:
     ],
 )
 def test_what_does_not_exist_is_said(world: World, scope: RollbackScope, message: str) -> None:
-    ring(world, 5)
+    ring(world, *[5] * 6)
     with pytest.raises(UsageError, match=message):
         rollback.plan(world.connection, scope)
+
+
+def test_days_of_a_bank_are_named_as_its_partitions(world: World) -> None:
+    for day in ("2024-03-02", "2024-03-01"):
+        ring(world, 2, source_id=f"bank@{day}")
+    with pytest.raises(UsageError, match="has no partition 2024-03-09; it has 2024-03-01, 2024-03-02$"):
+        rollback.plan(world.connection, RollbackScope("bank", partition_key="2024-03-09"))
+
+
+def test_what_has_no_batch_any_more_says_so(world: World) -> None:
+    world.register(5)
+    with pytest.raises(UsageError, match="source bank has no batch 7; it has none$"):
+        rollback.plan(world.connection, RollbackScope("bank", batch_id=7))
 
 
 def test_a_batch_of_another_source_is_not_of_this_one(world: World) -> None:

@@ -9,10 +9,11 @@ import pytest
 
 from backfill_pipeline.errors import LedgerError, TransientLedgerError
 from backfill_pipeline.ledger import posting, rollback
-from backfill_pipeline.ledger.banks import outbox, outbox_deliveries
+from backfill_pipeline.ledger.banks import breakers, outbox, outbox_deliveries
 from backfill_pipeline.ledger.banks.outbox_deliveries import Kind, Verdict
 from backfill_pipeline.ledger.posting import PostingPolicy
 from backfill_pipeline.ledger.rollback import RollbackScope
+from backfill_pipeline_tests.ledger.test_corrections import correct, finding
 from backfill_pipeline_tests.ledger.test_outbox_rows import BANK, mark
 from backfill_pipeline_tests.ledger.test_rollback import apply
 from backfill_pipeline_tests.ledger.world import Entry, World, as_rejects, table
@@ -27,7 +28,7 @@ def dual(world: World) -> World:
     """MASTER is kept with a bank."""
     world.open("A", "B")
     mark(world)
-    outbox_deliveries.breaker(world.connection, BANK)
+    breakers.breaker(world.connection, BANK)
     return world
 
 
@@ -141,6 +142,37 @@ def test_posted_again_before_the_answer_it_is_told_in_order_once_that_is_there(
     assert claim(dual) == 0
     assert [status for _, _, status, _ in dual.rows(ROWS)][-1] == "ACKNOWLEDGED"
     assert outbox.entries_without_row(dual.connection, "MASTER") == []
+
+
+@pytest.mark.parametrize("answered_before", [True, False])
+def test_a_correction_of_what_was_taken_back_is_told(dual: World, answered_before: bool) -> None:
+    """The bank has the entry and its reversal, or will have: what brings it back it has to hear of."""
+    post(dual, "X")
+    assert claim(dual, "entry")
+    if answered_before:
+        answered(dual, "ACKNOWLEDGED", "entry")
+    apply(dual, mode="reverse")
+    [done] = correct(dual, finding(Entry("X")))
+    *_, (reversal, _, _, _), (corrected, kind, status, _) = dual.rows(ROWS)
+    assert (corrected, kind, status) == (done.entries[0], "entry", "PENDING")
+    assert reversal not in ("X", corrected)
+    assert outbox.entries_without_row(dual.connection, "MASTER") == []
+
+
+def test_an_entry_of_the_bank_that_was_withdrawn_is_acknowledged_when_a_correction_posts_it(
+    dual: World,
+) -> None:
+    post(dual, "X", origin=BANK)
+    told(dual)
+    apply(dual, mode="delete")
+    key = dual.value("SELECT partition_key FROM backfill_partitions")
+    [done] = correct(dual, {**finding(Entry("X")), "source_id": "bank", "partition_key": key})
+    assert done.entries == ("X",)
+    assert dual.rows(ROWS) == [
+        ("X", "acknowledgement", "COMPENSATED", False),
+        ("X", "acknowledgement", "PENDING", True),
+        ("X", "acknowledgement", "PENDING", False),
+    ]
 
 
 def test_a_plan_knows_rows_for_banks_one_by_one(dual: World) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from backfill_pipeline.ledger import constraints, posting, rollback
+from backfill_pipeline.ledger import constraints, posting, rollback, seals
 from backfill_pipeline.ledger.rollback import Mode, RollbackScope
 from backfill_pipeline_tests.ledger.test_performance import within
 from backfill_pipeline_tests.ledger.test_rollback import apply
@@ -79,6 +79,8 @@ def test_a_million_entries_are_rolled_back_under_constraints_and_posted_again_en
     balances = world.balances()
     with taken("posting"):
         post(world, count, batch)
+    with taken("seals"):  # as each run does at its end
+        seals.seal_batches(world.connection)
     posted, moved = world.rows(ENTRIES), world.balances()
     with taken("plan"):
         found = rollback.plan(world.connection, scope, mode=mode)

@@ -8,9 +8,10 @@ import psycopg
 import pytest
 
 from backfill_pipeline.errors import LedgerError, SourceBusyError, TransientLedgerError
-from backfill_pipeline.ledger import balances, constraints, posting, reconciliation
+from backfill_pipeline.ledger import balances, constraints, reconciliation
 from backfill_pipeline.ledger import connection as connections
 from backfill_pipeline.ledger.auditing import audit
+from backfill_pipeline.ledger.batches import BatchOutcome
 from backfill_pipeline.ledger.connection import connect, is_transient, ledger_errors, source_lock
 from backfill_pipeline.ledger.migrate import migrate
 from backfill_pipeline.ledger.posting import PostingPolicy
@@ -167,9 +168,7 @@ class TestReuseOfOneSession:
         registration = world.register()
         row = 1
 
-        def post(
-            *rows: Entry, staging: bool = False, policy: PostingPolicy | None = None
-        ) -> posting.BatchOutcome:
+        def post(*rows: Entry, staging: bool = False, policy: PostingPolicy | None = None) -> BatchOutcome:
             nonlocal row
             outcome = world.post(registration, numbered(rows, row), staging=staging, policy=policy)
             row += len(rows)

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from backfill_pipeline.errors import LedgerError
-from backfill_pipeline.ledger.banks import sync_status
+from backfill_pipeline.ledger.banks import bank_progress, marks, sync_status
 from backfill_pipeline.ledger.banks.sync_status import DayCounts, SyncStatus
 from backfill_pipeline.ledger.connection import Connection
 
@@ -195,7 +195,7 @@ class TestProgress:
         for day in days(1, 2, 4):
             finish(connection, day)
         fail(connection, days(5)[0])
-        (found,) = sync_status.progress(connection, self.NOW)
+        (found,) = bank_progress.progress(connection, self.NOW)
         assert (found.days, found.complete, found.complete_to) == (4, 3, days(2)[0])
         assert found.incomplete == days(3, 5)
         assert found.lag == timedelta(days=3, hours=6)
@@ -204,28 +204,28 @@ class TestProgress:
     def test_a_bank_without_a_gap_lags_since_its_last_day(self, connection: Connection) -> None:
         for day in days(4, 5):
             finish(connection, day)
-        (found,) = sync_status.progress(connection, self.NOW)
+        (found,) = bank_progress.progress(connection, self.NOW)
         assert (found.complete_to, found.lag, found.incomplete) == (days(5)[0], timedelta(hours=6), [])
 
     def test_a_bank_whose_first_day_is_open_lags_since_it_began(self, connection: Connection) -> None:
         begin(connection, days(5)[0])
-        (found,) = sync_status.progress(connection, self.NOW)
+        (found,) = bank_progress.progress(connection, self.NOW)
         assert (found.complete_to, found.lag) == (None, timedelta(days=1, hours=6))
 
     def test_a_day_that_the_zone_left_out_is_no_gap(self, connection: Connection) -> None:
         finish(connection, days(1)[0])
         finish(connection, days(3)[0])
         connection.execute("UPDATE sync_status SET window_to = '2024-03-03 00:00Z' WHERE day = '2024-03-01'")
-        (found,) = sync_status.progress(connection, self.NOW)
+        (found,) = bank_progress.progress(connection, self.NOW)
         assert (found.complete_to, found.incomplete) == (days(3)[0], [])
 
     def test_nothing_was_begun(self, connection: Connection) -> None:
-        assert sync_status.progress(connection, self.NOW) == []
+        assert bank_progress.progress(connection, self.NOW) == []
 
 
 def mark(connection: Connection, ledger_id: str = "L", bank_id: str = BANK, *, send: bool = True) -> int:
     since = datetime(2024, 3, 1, tzinfo=UTC)
-    return sync_status.mark_ledger(connection, ledger_id, bank_id, send_entries=send, since=since)
+    return marks.mark_ledger(connection, ledger_id, bank_id, send_entries=send, since=since)
 
 
 class TestMarking:

@@ -18,8 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from backfill_pipeline.ledger import balances, posting, registrations
+from backfill_pipeline.ledger.batches import BatchOutcome, BatchPlan
 from backfill_pipeline.ledger.connection import Connection, connect
-from backfill_pipeline.ledger.posting import BatchOutcome, BatchPlan, PostingPolicy
+from backfill_pipeline.ledger.posting import PostingPolicy
 from backfill_pipeline.ledger.registrations import PartitionPlan, Registration, RegistrationPlan
 from backfill_pipeline.schemas.frames import REJECTS_SCHEMA, VALIDATED_SCHEMA
 

@@ -12,6 +12,7 @@ from backfill_pipeline.ledger.connection import connect
 from backfill_pipeline.ledger.migrate import migrate
 from backfill_pipeline.local.endpoint import prepare_dagster, resolve_ledger
 from backfill_pipeline.settings import load_settings
+from backfill_pipeline_tests.dagster_tables import dagster_tables_beside
 from backfill_pipeline_tests.dual_ledger.world import Dual, running_dual
 from backfill_pipeline_tests.postgresql import Server
 from backfill_pipeline_tests.stages.world import World, whole_database
@@ -21,6 +22,7 @@ from backfill_pipeline_tests.stages.world import World, whole_database
 def world(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """A ledger that the environment names, as in production."""
     with whole_database(server) as url:
+        dagster_tables_beside(server, url)
         (tmp_path / "sources").mkdir()
         monkeypatch.setenv("LEDGER_DATABASE_URL", url)
         monkeypatch.setenv("BACKFILL_HOME", str(tmp_path / "home"))

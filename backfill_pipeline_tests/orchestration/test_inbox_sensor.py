@@ -6,10 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import dagster as dg
+import psycopg
 import pytest
 from dagster._core.definitions.sensor_definition import SensorExecutionData
 
@@ -41,12 +41,18 @@ class Sensed(Watched):
 
     def tick(self) -> SensorExecutionData:
         """One evaluation, a good second after the one before: files settle in one."""
-        time.sleep(1.05)
+        self.let_a_second_pass()
         defs = self.defs
         sensor = defs.resolve_sensor_def("inbox")
         return sensor.evaluate_tick(
             dg.build_sensor_context(instance=self.instance, definitions=defs, sensor_name="inbox")
         )
+
+    def let_a_second_pass(self) -> None:
+        """For the files: what was seen of them was seen a second earlier."""
+        with psycopg.connect(self.world.url, autocommit=True) as connection:
+            if connection.execute("SELECT to_regclass('backfill_inbox_files')").fetchone() != (None,):
+                connection.execute("UPDATE backfill_inbox_files SET since = since - interval '1 s'")
 
     def run(self, request: dg.RunRequest) -> dg.ExecuteInProcessResult:
         assert request.job_name is not None

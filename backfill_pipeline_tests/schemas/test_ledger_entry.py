@@ -182,14 +182,12 @@ def test_no_rows_are_valid() -> None:
     assert to_arrow(result.failures, FAILURES_SCHEMA).schema == FAILURES_SCHEMA
 
 
-def test_a_hundred_thousand_bad_rows_are_told_without_a_flood_of_text() -> None:
-    frame = pd.concat(
-        [frame_of({"amount": Decimal(-1), "currency_code": "ZZZ"})] * 100_000, ignore_index=True
-    )
+def test_ten_thousand_bad_rows_are_told_without_a_flood_of_text() -> None:
+    frame = pd.concat([frame_of({"amount": Decimal(-1), "currency_code": "ZZZ"})] * 10_000, ignore_index=True)
     printed = io.StringIO()
     with redirect_stdout(printed), redirect_stderr(printed):
         result = validate(frame)
-    assert len(result.failures) == 100_000
+    assert len(result.failures) == 10_000
     assert printed.getvalue() == ""
     assert set(result.failures["reason"]) == {
         'amount -1 is not above zero; currency "ZZZ" is not in ISO 4217'

@@ -1,6 +1,5 @@
 """Corrections of a source: what differs becomes proposed entries, and once they are posted both sides are equal again."""
 
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Literal
@@ -9,28 +8,22 @@ import pytest
 
 from backfill_pipeline.cli.seals import exit_code as seals_exit_code
 from backfill_pipeline.definition.load import load_definition
-from backfill_pipeline.errors import UsageError
 from backfill_pipeline.ledger import constraints, corrections, rollback
 from backfill_pipeline.ledger.auditing import audit
-from backfill_pipeline.ledger.connection import Connection, connect
+from backfill_pipeline.ledger.connection import Connection
 from backfill_pipeline.ledger.rollback import RollbackScope
-from backfill_pipeline.stages.corrections import (
-    ProposalReport,
-    apply_approved,
-    propose_for_ledger,
-    propose_for_source,
-    verify,
-)
+from backfill_pipeline.stages.corrections import propose_for_ledger, verify
 from backfill_pipeline.stages.verify import verify as verify_seals
 from backfill_pipeline.stages.work import open_work
-from backfill_pipeline_tests.stages.test_stated import COLUMNS, STATED, statement
+from backfill_pipeline_tests.stages.correcting import (
+    apply_all,
+    assert_restored,
+    balances,
+    propose,
+    replace_entry,
+    write_wrong,
+)
 from backfill_pipeline_tests.stages.world import World, entries, entry
-
-
-@pytest.fixture
-def connection(world: World) -> Iterator[Connection]:
-    with connect(world.url) as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -40,49 +33,6 @@ def bank(world: World) -> Path:
     world.post(path)
     assert world.reconcile(path).matches
     return path
-
-
-def balances(world: World) -> dict[object, object]:
-    return dict(world.query("SELECT id, balance FROM bank_accounts"))
-
-
-def write_wrong(world: World, statement: str, *parameters: object) -> None:
-    """Puts something wrong into the ledger, balances included: as a faulty program would, through the triggers."""
-    world.query(statement, *parameters)
-
-
-def replace_entry(world: World, reference: str, **changes: object) -> None:
-    """Takes an entry out and posts another one in its place: same batch, same row, other content."""
-    names = ", ".join(f"{name} = %({name})s" for name in changes)
-    assert names
-    columns = (
-        "ledger_id, debit_account_id, credit_account_id, amount, currency_code, asset_type, transaction_type,"
-        " reference_id, timestamp_utc, posted_at, fx_rate, metadata, batch_id, source_row"
-    )
-    values = ", ".join(f"%({c})s" if c in changes else c for c in columns.replace(" ", "").split(","))
-    with connect(world.url) as opened:
-        opened.execute(
-            f"WITH gone AS (DELETE FROM ledger_entries WHERE reference_id = %(wrong)s RETURNING *)"
-            f" INSERT INTO ledger_entries ({columns}) SELECT {values} FROM gone",
-            {**changes, "wrong": reference},
-        )
-
-
-def propose(world: World, path: Path, **arguments: object) -> ProposalReport:
-    return propose_for_source(
-        open_work(load_definition(path), world.places),
-        actor="ann",
-        **arguments,
-    )
-
-
-def apply_all(connection: Connection) -> list[str]:
-    """Approves what is proposed, as another person, and applies it; the outcomes."""
-    _, waiting = corrections.corrections(connection, statuses=["proposed"])
-    for one in waiting:
-        assert corrections.approve(connection, one.id, actor="bob", reason="checked").outcome == "approved"
-    done = apply_approved(connection, None, actor="bob", reason=None)
-    return [decision.outcome for decision in done]
 
 
 def test_a_ledger_that_is_equal_to_its_source_has_nothing_to_correct(
@@ -121,10 +71,7 @@ def test_what_differs_is_corrected_by_entries(
     assert detail.evidence["line"] == 4
     assert not world.reconcile(bank).matches  # a proposal changes nothing
 
-    assert apply_all(connection) == ["applied"]
-    after = world.reconcile(bank)
-    assert (after.matches, after.corrected) == (True, 1), after.breaks
-    assert balances(world) == right
+    assert_restored(world, bank, connection, right, corrected=1)
     assert propose(world, bank).clean
     assert propose_for_ledger(connection, actor="ann").clean
     assert world.value("SELECT count(*) FROM ledger_entries WHERE reference_id LIKE 'CORR-%%'") == count
@@ -156,9 +103,7 @@ def test_an_opening_entry_that_is_missing_is_posted_again(
     )
     assert not world.reconcile(bank).matches
     assert len(propose(world, bank).proposed) == 1
-    assert apply_all(connection) == ["applied"]
-    assert world.reconcile(bank).matches
-    assert balances(world) == right
+    assert_restored(world, bank, connection, right)
 
 
 def test_an_entry_that_the_source_does_not_have_is_reversed(
@@ -174,10 +119,7 @@ def test_an_entry_that_the_source_does_not_have_is_reversed(
     )
     report = propose(world, bank)
     assert [one.detail for one in report.proposed] == ["the ledger has it, the source does not"]
-    assert apply_all(connection) == ["applied"]
-    after = world.reconcile(bank)
-    assert (after.matches, after.corrected) == (True, 1), after.breaks
-    assert balances(world) == right
+    assert_restored(world, bank, connection, right, corrected=1)
 
 
 def test_an_entry_under_another_reference_is_reversed_and_posted_under_its_own(
@@ -186,9 +128,7 @@ def test_an_entry_under_another_reference_is_reversed_and_posted_under_its_own(
     right = balances(world)
     replace_entry(world, "R000003", reference_id="WRONG")
     assert len(propose(world, bank).proposed) == 2
-    assert apply_all(connection) == ["applied", "applied"]
-    assert world.reconcile(bank).matches
-    assert balances(world) == right
+    assert_restored(world, bank, connection, right, applied=2)
 
 
 def test_what_was_corrected_wrongly_is_corrected_again(
@@ -214,9 +154,7 @@ def test_what_was_corrected_wrongly_is_corrected_again(
     assert world.value("SELECT holds FROM ledger_corrected_references") is True
     assert not world.reconcile(bank).matches
     propose(world, bank)
-    assert apply_all(connection) == ["applied"]
-    assert world.reconcile(bank).matches
-    assert balances(world) == right
+    assert_restored(world, bank, connection, right)
 
 
 def test_a_correction_of_what_was_taken_back_is_left_over_and_taken_back_too(
@@ -232,9 +170,7 @@ def test_a_correction_of_what_was_taken_back_is_left_over_and_taken_back_too(
     assert dict(report.break_kinds) == {"left over": 1}
     [one] = propose(world, bank).proposed
     assert "taken back" in str(one.detail)
-    assert apply_all(connection) == ["applied"]
-    assert world.reconcile(bank).matches
-    assert balances(world) == right
+    assert_restored(world, bank, connection, right)
     assert world.query("SELECT status, kind FROM ledger_corrections ORDER BY id") == [
         ("undone", "amount"),
         ("applied", "left_over"),
@@ -304,9 +240,7 @@ def test_a_balance_that_left_its_entries_is_computed_anew_from_them(
     ]
     assert "its balance is 1001.00, its entries say 1000.00" in str(report.proposed[1].detail)
     entry_count = world.value("SELECT count(*) FROM ledger_entries")
-    assert apply_all(connection) == ["applied", "applied"]
-    assert world.reconcile(bank).matches
-    assert balances(world) == right
+    assert_restored(world, bank, connection, right, applied=2)
     assert world.value("SELECT count(*) FROM ledger_entries") == entry_count
     assert propose_for_ledger(connection, actor="ann").clean
 
@@ -326,10 +260,7 @@ def test_entries_that_somebody_changed_behind_the_triggers_are_corrected_whole(
         "A",
         "B",
     ]
-    assert apply_all(connection) == ["applied"] * 4
-    after = world.reconcile(bank)
-    assert after.matches, (after.breaks, after.account_breaks)
-    assert balances(world) == right
+    assert_restored(world, bank, connection, right, applied=4)
 
 
 def test_a_conversion_that_somebody_changed_is_said(world: World, bank: Path, connection: Connection) -> None:
@@ -380,83 +311,6 @@ def test_verification_compares_the_sources_concerned(
     assert found.posted_twice == 0
 
 
-class TestStatedBalances:
-    """A source that says what its account held: never posted away unless an account is named for it (trap 9)."""
-
-    @pytest.fixture
-    def drifting(self, world: World) -> Path:
-        """The opening balance of A is 7.00 short of what the statement begins with; SUSP takes differences."""
-        rows = statement(25, opening=107)
-        path = world.write(
-            "s", rows, accounts={"A": 100, "B": 9000, "SUSP": 0}, header=COLUMNS, stated_balances=STATED
-        )
-        world.post(path)
-        return path
-
-    def test_nothing_is_posted_to_hide_a_drift(self, world: World, drifting: Path) -> None:
-        report = propose(world, drifting)
-        assert not report.proposed
-        assert "--suspense" in report.not_by_entries[0]
-
-    def test_with_a_suspense_account_the_difference_goes_there_and_is_said(
-        self, world: World, drifting: Path, connection: Connection
-    ) -> None:
-        report = propose(world, drifting, suspense=["SUSP"])
-        [one] = report.proposed
-        assert "the difference of 7.00 goes to SUSP. It explains nothing" in str(one.detail)
-        assert apply_all(connection) == ["applied"]
-        assert balances(world)["SUSP"] == -7
-        after = world.reconcile(drifting)
-        assert after.matches
-        assert after.stated is not None
-        assert after.stated.accounts_differing == 0
-        assert propose(world, drifting, suspense=["SUSP"]).clean
-
-    def test_a_posting_before_its_last_row_makes_it_stale_and_one_after_it_does_not(
-        self, world: World, drifting: Path, connection: Connection
-    ) -> None:
-        post = (
-            "SELECT post_ledger_entry('MASTER', 'A', 'B', 1.00, 'USD', 'fiat', 'TRANSFER', %s, NULL, NULL,"
-            " %s::text::timestamptz)"
-        )
-        propose(world, drifting, suspense=["SUSP"])
-        world.query(post, "after", "2024-06-01T00:00:00Z")
-        [number] = [one for (one,) in world.query("SELECT id FROM ledger_corrections")]
-        assert isinstance(number, int)
-        assert corrections.approve(connection, number, actor="bob", reason=None).outcome == "approved"
-        world.query(post, "before", "2024-01-01T00:00:00Z")
-        decision = corrections.apply(connection, number, actor="bob", reason=None)
-        assert (decision.outcome, decision.detail) == ("stale", "balance, legs")
-        assert balances(world)["SUSP"] == 0
-
-    def test_rejected_rows_come_first(self, world: World) -> None:
-        rows = statement(12, changes={5: {"amount": "5,00"}})
-        path = world.write(
-            "s",
-            rows,
-            accounts=("A", "B", "SUSP"),
-            header=COLUMNS,
-            stated_balances=STATED,
-            max_error_rate="0.5",
-        )
-        world.post(path)
-        report = propose(world, path, suspense=["SUSP"])
-        assert not report.proposed
-        assert "repair and replay them first" in report.not_by_entries[0]
-
-    def test_a_suspense_account_in_another_currency_is_refused_in_words(
-        self, world: World, drifting: Path, connection: Connection
-    ) -> None:
-        world.query("INSERT INTO bank_accounts (id, currency_code) VALUES ('SUSP-EUR', 'EUR')")
-        [one] = propose(world, drifting, suspense=["SUSP-EUR"]).skipped
-        assert (
-            one.detail
-            == "the suspense account SUSP-EUR is in EUR (fiat), the account in USD (fiat): name one that fits"
-        )
-        with pytest.raises(UsageError, match="does not have the suspense account NONE"):
-            propose(world, drifting, suspense=["NONE"])
-
-
 @pytest.mark.parametrize("mode", ["delete", "reverse"])
 class TestAfterRollback:
     """A correction outlives the entry that it corrected, unless it is taken back as well: that shows, and is proposed."""
@@ -483,9 +337,7 @@ class TestAfterRollback:
         world.post(bank, register=False)
         assert dict(world.reconcile(bank).break_kinds) == {"left over": 1}
         assert len(propose(world, bank).proposed) == 1
-        assert apply_all(connection) == ["applied"]
-        assert world.reconcile(bank).matches
-        assert balances(world) == right
+        assert_restored(world, bank, connection, right)
 
     def test_what_was_restored_is_not_posted_again(
         self, world: World, bank: Path, connection: Connection, mode: Literal["delete", "reverse"]

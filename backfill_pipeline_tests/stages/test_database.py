@@ -22,7 +22,7 @@ from backfill_pipeline.stages.preview import check_files, preview
 from backfill_pipeline_tests.mariadb import PASSWORD, MariaDb
 from backfill_pipeline_tests.postgresql import Server
 from backfill_pipeline_tests.sources.databases import VARIABLE, execute, sqlite_file, variable
-from backfill_pipeline_tests.stages.world import CHECKOUT, World, entries, entry
+from backfill_pipeline_tests.stages.world import CHECKOUT, FIELDS, World, entries, entry
 
 GOOD = 25
 ROWS = [*entries(GOOD), entry(26, amount="-5.00"), entry(27, currency="???")]
@@ -145,12 +145,7 @@ def test_a_query_with_generated_references(world: World, legacy: str) -> None:
             "query": "SELECT *, to_char(time, 'DD.MM.YYYY HH24:MI') AS local FROM entries WHERE amount > 0 -- no others",
         },
         fields={
-            "ledger_id": {"constant": "MASTER"},
-            "debit_account_id": "debit",
-            "credit_account_id": "credit",
-            "amount": "amount",
-            "currency_code": "currency",
-            "transaction_type": {"constant": "TRANSFER"},
+            **FIELDS,
             "reference_id": {"generate": "true", "columns": ["time", "amount"]},
             "timestamp_utc": {"column": "local", "format": "%d.%m.%Y %H:%M", "timezone": "UTC"},
         },
@@ -273,16 +268,9 @@ def test_a_connection_that_is_cut_begins_anew_with_another_snapshot(
             cut_once(mariadb.port, after_bytes=300_000, then=changed) as port,
             variable(mariadb.url(name).replace(f":{mariadb.port}/", f":{port}/")),
         ):
-            path = source(world, config={"max_retries": "2", "retry_delay": "1"}, partition_rows="5000", fields={
-                "ledger_id": {"constant": "MASTER"},
-                "debit_account_id": "debit",
-                "credit_account_id": "credit",
-                "amount": "amount",
-                "currency_code": "currency",
-                "transaction_type": {"constant": "TRANSFER"},
-                "reference_id": reference,
-                "timestamp_utc": {"column": "time"},
-            })  # fmt: skip
+            fields = {**FIELDS, "reference_id": reference, "timestamp_utc": {"column": "time"}}
+            config = {"max_retries": "2", "retry_delay": "1"}
+            path = source(world, config=config, partition_rows="5000", fields=fields)
             world.post(path)
         # Nothing of the first try: that snapshot had 6,000 rows.
         assert len(world.references()) == 5_999

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from backfill_pipeline.errors import SourceChangedError, SourceDefinitionError, SourceFileError
-from backfill_pipeline_tests.stages.world import HEADER, World, entries, entry
+from backfill_pipeline_tests.stages.world import FIELDS, HEADER, World, entries, entry
 
 GOOD, BAD = 25, 2
 ROWS = [*entries(GOOD), entry(26, amount="1e3"), entry(27, time="yesterday")]
@@ -93,16 +93,7 @@ def test_json_lines(world: World) -> None:
         type="jsonl",
         file="bank.jsonl",
         max_error_rate="1",
-        fields={
-            "ledger_id": {"constant": "MASTER"},
-            "debit_account_id": "parties.debit",
-            "credit_account_id": "parties.credit",
-            "amount": "amount",
-            "currency_code": "currency",
-            "transaction_type": {"constant": "TRANSFER"},
-            "reference_id": "ref",
-            "timestamp_utc": {"column": "time", "format": "iso8601"},
-        },
+        fields={**FIELDS, "debit_account_id": "parties.debit", "credit_account_id": "parties.credit"},
     )
     lines = []
     for one in objects():
@@ -133,16 +124,7 @@ def test_a_bad_json_line_is_one_reject(world: World) -> None:
 def test_several_compressed_files_of_json_lines_with_generated_references(world: World) -> None:
     path = world.write(
         "bank", ROWS[:GOOD], type="jsonl", file=None, files=["part-*.gz"],
-        fields={
-            "ledger_id": {"constant": "MASTER"},
-            "debit_account_id": "debit",
-            "credit_account_id": "credit",
-            "amount": "amount",
-            "currency_code": "currency",
-            "transaction_type": {"constant": "TRANSFER"},
-            "reference_id": {"generate": "true", "columns": ["time", "amount"]},
-            "timestamp_utc": {"column": "time", "format": "iso8601"},
-        },
+        fields={**FIELDS, "reference_id": {"generate": "true", "columns": ["time", "amount"]}},
     )  # fmt: skip
     lines = [json.dumps(one).encode() + b"\n" for one in objects()[:GOOD]]
     for name, part in (("part-1", lines[:14]), ("part-2", lines[14:])):

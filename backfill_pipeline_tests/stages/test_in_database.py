@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import time
@@ -17,7 +18,7 @@ from backfill_pipeline.definition.problems import check_file
 from backfill_pipeline.errors import SourceChangedError, SourceDefinitionError
 from backfill_pipeline.ledger import constraints, posting, rollback, taken_rows
 from backfill_pipeline.ledger.connection import Connection, connect
-from backfill_pipeline.ledger.taken_comparison import ProvenRows, proven_rows
+from backfill_pipeline.ledger.taken_comparison import ProvenRows, entries_as_expected, proven_rows
 from backfill_pipeline.mapping.sql import NotInSqlError, compile_sql
 from backfill_pipeline.stages import taken_reconciliation
 from backfill_pipeline.stages.plan import make_plan
@@ -197,6 +198,25 @@ def test_a_plain_table_goes_straight_into_the_ledger_and_is_posted_once(clean: W
     assert list(clean.places.captures_dir("legacy").glob("*.arrow")) == []
 
 
+def test_it_is_kept_between_which_keys_partitions_lie(clean: World) -> None:
+    # Columns are called what a statement of ours may call its own.
+    clean.query(
+        "ALTER TABLE legacy RENAME id TO n; ALTER TABLE legacy ADD digest text; ALTER TABLE legacy DROP CONSTRAINT legacy_pkey;"
+        " UPDATE legacy SET digest = n % 7; ALTER TABLE legacy ADD PRIMARY KEY (digest, n)"
+    )
+    database = {**DATABASE, "key": ["digest", "n"], "in_database": "true"}
+    path = source(clean, database=database)
+    with variable(clean.url):
+        clean.register(path)
+        [kept] = clean.places.captures_dir("legacy").glob("*.keys.json")
+        in_order = clean.query("SELECT digest, n::text FROM legacy ORDER BY legacy.digest, legacy.n")
+        assert json.loads(kept.read_text()) == {str(row + 1): list(in_order[row - 1]) for row in (20, 40, 60)}
+        kept.unlink()  # it is looked for then
+        clean.post(path, register=False)
+        assert clean.reconcile(path).matches
+    assert len(clean.references()) == 62
+
+
 def test_a_connection_that_is_lost_in_a_batch_is_taken_up_by_another(
     clean: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,29 +294,121 @@ def without_seconds(report: ReconciliationReport) -> ReconciliationReport:
     return replace(report, seconds=0.0)
 
 
+def watched(
+    monkeypatch: pytest.MonkeyPatch, name: Literal["entries_as_expected", "proven_rows"]
+) -> list[ProvenRows | None]:
+    """What one of the two comparisons of the database comes to, partition by partition."""
+    seen: list[ProvenRows | None] = []
+    compare = {"entries_as_expected": entries_as_expected, "proven_rows": proven_rows}[name]
+
+    def watch(*arguments: object, **named: object) -> ProvenRows | None:
+        seen.append(compare(*arguments, **named))
+        return seen[-1]
+
+    monkeypatch.setattr(taken_reconciliation, name, watch)
+    return seen
+
+
+def shown(found: list[ProvenRows | None]) -> list[tuple[int, list[int]] | None]:
+    return [None if one is None else (one.count, list(one.others)) for one in found]
+
+
 def test_plain_rows_are_compared_by_the_database_and_a_sample_by_the_pipeline(
     clean: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = source(clean, partition_rows="60")
     monkeypatch.setattr(taken_reconciliation, "_SAMPLE_ROWS", 6)
-    seen: list[ProvenRows] = []
+    by_digest = watched(monkeypatch, "entries_as_expected")
+    row_by_row = watched(monkeypatch, "proven_rows")
+    with variable(clean.url):
+        clean.post(path, batch_size="25")
+        clean.query("DELETE FROM backfill_source_references")  # what the ordinary way would write again
+        for found in (by_digest, row_by_row):  # later, nothing is taken for granted
+            report = clean.reconcile(path)
+            assert report.matches
+            assert (report.entries_compared, report.posted) == (60, 60)
+            assert report.source_totals == {"USD": clean.value("SELECT sum(amount) FROM legacy")}
+            assert shown(found) == [(54, [1, 11, 21, 31, 41, 51])]
+    assert (len(by_digest), len(row_by_row)) == (1, 1)
+    assert clean.value("SELECT count(*) FROM backfill_source_references") == 0
 
-    def spy(*arguments: object, **named: object) -> ProvenRows | None:
-        found = proven_rows(*arguments, **named)
-        assert found is not None
-        seen.append(found)
-        return found
 
-    monkeypatch.setattr(taken_reconciliation, "proven_rows", spy)
+def test_an_entry_that_was_edited_together_with_what_was_expected_of_it_is_found_out_later(
+    clean: World,
+) -> None:
+    path = source(clean)
     with variable(clean.url):
         clean.post(path)
-        clean.query("DELETE FROM backfill_source_references")  # what the ordinary way would write again
+        assert clean.reconcile(path).matches
+        clean.query(
+            "SET session_replication_role = replica; UPDATE ledger_entries SET amount = 7 WHERE reference_id = 'R-33';"
+            " UPDATE backfill_taken_batches x SET digest = sha256(convert_to(d.ledger_id, 'UTF8') || '\\x00' || d.digest)"
+            " FROM ledger_batch_digests(ARRAY(SELECT id FROM backfill_batches)) d WHERE d.batch_id = x.batch_id"
+        )
         report = clean.reconcile(path)
-    assert report.matches
-    assert (report.entries_compared, report.posted) == (60, 60)
-    assert [(found.count, found.others) for found in seen] == [(54, [1, 11, 21, 31, 41, 51])]
-    assert report.source_totals == {"USD": clean.value("SELECT sum(amount) FROM legacy")}
-    assert clean.value("SELECT count(*) FROM backfill_source_references") == 0
+    assert [(one.source_row, one.field) for one in report.breaks] == [(33, "amount")]
+
+
+def test_what_is_expected_is_what_the_seals_of_untouched_entries_say(server: Server, tmp_path: Path) -> None:
+    with server.ledger_database() as url, variable(url):
+        prepare(url)
+        world = World(url, tmp_path)
+        template = {"template": "L-{credit}"}  # several ledgers in a batch
+        world.post(source(world, fields={**FIELDS, "ledger_id": template}), batch_size="7")
+        found = world.query(
+            "SELECT x.digest = (SELECT sha256(string_agg(convert_to(d.ledger_id, 'UTF8') || '\\x00' || d.digest, ''"
+            ' ORDER BY d.ledger_id COLLATE "C")) FROM ledger_batch_digests(ARRAY[b.id]) d)'
+            " FROM backfill_taken_batches x JOIN backfill_batches b ON b.id = x.batch_id AND b.posted = b.read"
+        )
+        assert len(found) > 3
+        assert set(found) == {(True,)}
+        # Every batch that went straight into the ledger, and no other.
+        assert world.query("SELECT batch_id FROM backfill_taken_batches ORDER BY 1") == world.query(
+            "SELECT id FROM backfill_batches WHERE path = 'in_database' ORDER BY 1"
+        )
+
+
+def test_a_row_that_was_rejected_keeps_its_partition_from_being_compared_by_digest(
+    clean: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clean.query("UPDATE legacy SET amount = -1 WHERE id = 330")
+    path = source(clean)
+    seen = watched(monkeypatch, "entries_as_expected")
+    with variable(clean.url):
+        clean.post(path)
+        assert clean.reconcile(path).matches
+    assert [len(seen), seen.count(None)] == [3, 1]
+
+
+def test_a_reversal_elsewhere_does_not_keep_partitions_from_being_compared_inside(
+    clean: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = source(clean)
+    by_digest, row_by_row = watched(monkeypatch, "entries_as_expected"), watched(monkeypatch, "proven_rows")
+    with variable(clean.url):
+        clean.post(path)
+        with connect(clean.url) as connection:
+            scope = rollback.RollbackScope("legacy", "0002")
+            plan = rollback.plan(connection, scope, mode="reverse")
+            rollback.apply(
+                connection,
+                scope,
+                plan_hash=str(plan["plan_hash"]),
+                actor="anna",
+                reason="a test",
+                mode="reverse",
+            )
+        clean.post(path)
+        assert clean.reconcile(path).matches
+        # An entry that goes by a reference which was reversed is another one than the source says.
+        clean.query(
+            "SET session_replication_role = replica;"
+            " UPDATE ledger_entries SET reference_id = reference_id || '!' WHERE reference_id = 'R-33';"
+            " UPDATE ledger_entries SET reference_id = 'R-33' WHERE reference_id = 'R-33~2'"
+        )
+        assert clean.reconcile(path).break_count > 0
+    assert sorted(shown(by_digest), key=str) == sorted(shown(row_by_row)[1:], key=str)
+    assert [len(by_digest), by_digest.count(None)] == [3, 1]
 
 
 @pytest.mark.parametrize(
@@ -324,7 +436,7 @@ def test_what_was_touched_is_told_as_the_ordinary_way_tells_it(
         clean.post(path)
         clean.query(f"SET session_replication_role = replica; {tampering}")
         inside = clean.reconcile(path)
-        monkeypatch.setattr(InsideComparison, "of", lambda work, *, corrected: None)
+        monkeypatch.setattr(InsideComparison, "compare", lambda *arguments: None)
         ordinary = clean.reconcile(path)
     assert inside.break_count > 0
     assert without_seconds(inside) == without_seconds(ordinary)

@@ -7,7 +7,7 @@ import csv
 import pytest
 
 from backfill_pipeline.errors import TooManyRejectsError
-from backfill_pipeline_tests.stages.world import World, entries, entry
+from backfill_pipeline_tests.stages.world import FIELDS, World, entries, entry
 
 
 def outcome(world: World) -> dict[str, int]:
@@ -115,16 +115,7 @@ def test_the_same_reference_in_another_ledger_is_another_entry(world: World) -> 
 
 def test_generated_references_keep_equal_payments_apart_and_survive_another_order(world: World) -> None:
     rows = [entry(1, ref=""), entry(2, ref=""), *[entry(3, ref="")] * 13, entry(4, ref="")]
-    fields = {
-        "ledger_id": {"constant": "MASTER"},
-        "debit_account_id": "debit",
-        "credit_account_id": "credit",
-        "amount": "amount",
-        "currency_code": "currency",
-        "transaction_type": {"constant": "TRANSFER"},
-        "reference_id": {"generate": "true"},
-        "timestamp_utc": {"column": "time", "format": "iso8601"},
-    }
+    fields = {**FIELDS, "reference_id": {"generate": "true"}}
     source = world.write("s", rows, fields=fields, partition_rows="4")
     world.post(source)
     posted = world.references()

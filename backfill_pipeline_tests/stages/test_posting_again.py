@@ -15,7 +15,7 @@ from backfill_pipeline.stages.plan import make_plan
 from backfill_pipeline.stages.plan_report import Plan
 from backfill_pipeline_tests.stages.repair import fix
 from backfill_pipeline_tests.stages.rolling_back import roll_back
-from backfill_pipeline_tests.stages.world import HEADER, World, assert_same_ledger, entries, entry
+from backfill_pipeline_tests.stages.world import FIELDS, HEADER, World, assert_same_ledger, entries, entry
 
 OPENINGS = {"A": 0, "B": 1000, "C": 1000}
 
@@ -279,16 +279,7 @@ def test_generated_references_are_the_same_again(world: World, mode: str) -> Non
     path = world.write(
         "bank",
         rows,
-        fields={
-            "ledger_id": {"constant": "MASTER"},
-            "debit_account_id": "debit",
-            "credit_account_id": "credit",
-            "amount": "amount",
-            "currency_code": "currency",
-            "transaction_type": {"constant": "TRANSFER"},
-            "reference_id": {"generate": True},
-            "timestamp_utc": {"column": "time", "format": "iso8601"},
-        },
+        fields={**FIELDS, "reference_id": {"generate": True}},
     )
     world.post(path)
     first, first_balances = world.snapshot(), balances(world)

@@ -319,9 +319,9 @@ def test_a_batch_whose_commit_the_client_did_not_hear_of_is_not_posted_again(
     world: World, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from backfill_pipeline.errors import TransientLedgerError
-    from backfill_pipeline.ledger import posting
+    from backfill_pipeline.ledger import replay_posting
 
-    post = posting.post_replay
+    post = replay_posting.post_replay
     heard = False
 
     def lose_the_first_answer(*arguments: object) -> None:
@@ -331,7 +331,7 @@ def test_a_batch_whose_commit_the_client_did_not_hear_of_is_not_posted_again(
             heard = True
             raise TransientLedgerError("the connection was lost")
 
-    monkeypatch.setattr(posting, "post_replay", lose_the_first_answer)
+    monkeypatch.setattr(replay_posting, "post_replay", lose_the_first_answer)
     report = fix(world, source, ALL_REPAIRED)
     assert report.counts == replays.ReplayCounts(6, 6, 0, 0, 0, 0)
     assert counts(world) == (30, 30, 0, 0, 0, 0)

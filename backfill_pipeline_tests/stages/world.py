@@ -34,6 +34,17 @@ needs_amlsim = pytest.mark.skipif(
     not (AMLSIM_DIR / "transactions.csv").is_file(),
     reason=f"no AMLSim data in {AMLSIM_DIR}: set AMLSIM_DIR to the folder with transactions.csv and nodes.csv",
 )
+FIELDS = {
+    "ledger_id": {"constant": "MASTER"},
+    "debit_account_id": "debit",
+    "credit_account_id": "credit",
+    "amount": "amount",
+    "currency_code": "currency",
+    "transaction_type": {"constant": "TRANSFER"},
+    "reference_id": "ref",
+    "timestamp_utc": {"column": "time", "format": "iso8601"},
+}
+"""Of a definition whose columns are those of HEADER."""
 HEADER = ("ref", "debit", "credit", "amount", "currency", "time", "note")
 
 # What an entry is, without what differs from one posting of it to the next: id, posted_at, batch_id.
@@ -130,16 +141,7 @@ class World:
             "type": "csv",
             "description": "written by a test",
             "file": f"{source_id}.csv",
-            "fields": {
-                "ledger_id": {"constant": "MASTER"},
-                "debit_account_id": "debit",
-                "credit_account_id": "credit",
-                "amount": "amount",
-                "currency_code": "currency",
-                "transaction_type": {"constant": "TRANSFER"},
-                "reference_id": "ref",
-                "timestamp_utc": {"column": "time", "format": "iso8601"},
-            },
+            "fields": dict(FIELDS),
             "metadata": ["note"],
             "accounts": {
                 "file": f"{source_id}_accounts.csv",

@@ -14,7 +14,7 @@ from typing import Final
 from psycopg import sql
 
 from backfill_pipeline.ledger.auditing.findings import Check, Query, Severity
-from backfill_pipeline.ledger.connection import ADVISORY_LOCK_SPACE, Connection
+from backfill_pipeline.ledger.connection import ADVISORY_LOCK_SPACE, Connection, ledger_errors
 
 STALLED_AFTER: Final = timedelta(hours=1)
 
@@ -120,6 +120,18 @@ def _stalled(stalled_after: timedelta) -> Query:
         "last_checkpoint_at, source_id",
         ("ledger_backfill_checkpoints",),
     )
+
+
+def stalled_checkpoints(connection: Connection, *, stalled_after: timedelta = STALLED_AFTER) -> Check:
+    """The check of stalled checkpoints by itself: quick, whatever the ledger holds.
+
+    Args:
+        connection: to the ledger.
+        stalled_after: how old the latest checkpoint of a source in progress may be.
+    """
+    query = _stalled(stalled_after)
+    with ledger_errors("read progress from"):
+        return query.run(connection, frozenset(query.needs))
 
 
 def _duration(span: timedelta) -> str:

@@ -182,9 +182,10 @@ _CONTROLS: Final = (
             "open_requests",
             Severity.NOTE,
             "requests that wait for another person",
-            "backfill approvals shows them; whoever agrees asks for the same",
+            "backfill approvals shows them; whoever agrees asks for the same, who asked may withdraw it",
         ),
-        "SELECT action, subject, requested_by, requested_at, reason FROM ledger_approvals WHERE approved_at IS NULL",
+        "SELECT id, action, subject, requested_by, requested_at, reason FROM ledger_approvals"
+        " WHERE approved_at IS NULL",
         "requested_at",
         ("ledger_approvals",),
     ),

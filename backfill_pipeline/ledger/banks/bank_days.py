@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from typing import Final
 
 from backfill_pipeline.ledger.connection import Connection, ledger_errors
 
@@ -57,17 +58,20 @@ def bank_days(connection: Connection, source_id: str) -> BankDays:
     return BankDays(*row)
 
 
+# Rows of all days that are rejected now.
+_REJECTED: Final = """
+FROM bank_day_registrations(%(source)s) l
+JOIN backfill_partitions p ON p.registration_id = l.id
+JOIN backfill_rejects_now x ON x.partition_id = p.id
+WHERE x.state = 'open'
+"""
+
+
 def rejects_by_day(connection: Connection, source_id: str) -> dict[date, int]:
     """Day → rows that are rejected now, for days that have any; in their order."""
     with ledger_errors("read rejects from"):
         rows = connection.execute(
-            """
-            SELECT l.day, count(*)
-            FROM bank_day_registrations(%(source)s) l
-            JOIN backfill_partitions p ON p.registration_id = l.id
-            JOIN backfill_rejects_now x ON x.partition_id = p.id
-            WHERE x.state = 'open' GROUP BY l.day ORDER BY l.day
-            """,
+            f"SELECT l.day, count(*) {_REJECTED} GROUP BY l.day ORDER BY l.day",
             {"source": source_id},
         ).fetchall()
     return dict(rows)
@@ -77,13 +81,7 @@ def rejects_by_code(connection: Connection, source_id: str) -> dict[str, int]:
     """Code → rows of all days that are rejected now, most frequent first."""
     with ledger_errors("read rejects from"):
         rows = connection.execute(
-            """
-            SELECT x.code, count(*)
-            FROM bank_day_registrations(%(source)s) l
-            JOIN backfill_partitions p ON p.registration_id = l.id
-            JOIN backfill_rejects_now x ON x.partition_id = p.id
-            WHERE x.state = 'open' GROUP BY x.code ORDER BY count(*) DESC, x.code
-            """,
+            f"SELECT x.code, count(*) {_REJECTED} GROUP BY x.code ORDER BY count(*) DESC, x.code",
             {"source": source_id},
         ).fetchall()
     return dict(rows)

@@ -20,8 +20,8 @@ import pgpq
 import psycopg
 import pyarrow as pa
 
+from backfill_pipeline.ledger.batches import OPENING_ORIGIN, ROLLBACK_ORIGIN
 from backfill_pipeline.ledger.connection import Connection, ledger_errors
-from backfill_pipeline.ledger.posting import OPENING_ORIGIN, ROLLBACK_ORIGIN
 from backfill_pipeline.ledger.read_back import read_entries
 from backfill_pipeline.ledger.reversed_references import current_references
 
@@ -44,6 +44,7 @@ CREATE TEMP TABLE dual_left (reference_id text COLLATE "C", currency_code text, 
     ON COMMIT DROP;
 CREATE TEMP TABLE dual_told (number bigint GENERATED ALWAYS AS IDENTITY, reference_id text COLLATE "C", ours boolean,
     here boolean, kind text, status text, created_at timestamptz, attempts integer, last_error text) ON COMMIT DROP;
+CREATE TEMP TABLE dual_as_told (reference_id text COLLATE "C", entry ledger_entries) ON COMMIT DROP;
 -- The ledger's tables are never read as a whole, whatever the planner thinks of their size.
 SET LOCAL max_parallel_workers_per_gather = 0;
 SET LOCAL enable_seqscan = off;
@@ -53,8 +54,8 @@ SET LOCAL enable_seqscan = off;
 # is what their batch says, and for those without one, what was noted of them when they were posted. Entries that
 # another day of a bank brought are that day's. What was reversed, and what reverses it, are nobody's: a bank's entry is
 # not here any more then, until it is posted again, and ours were either taken back before the bank heard of them, or
-# are there like here. The ledger's id is hidden from the planner: by the unique index, it would read all years of the
-# ledger instead of the day.
+# are there like here. Nobody's too is what a correction posted of which the bank must not hear. The ledger's id is
+# hidden from the planner: by the unique index, it would read all years of the ledger instead of the day.
 _DAY: Final = """
 INSERT INTO dual_day
 SELECT reference_id, currency_code, amount, whose
@@ -75,6 +76,15 @@ FROM (SELECT e.reference_id, e.currency_code, e.amount,
                                                   AND NOT o.withdraws AND o.compensated_by IS NULL
                                                   AND o.status NOT IN ('CANCELLED', 'COMPENSATED'))
                   THEN 'bank'
+                  WHEN b.id IS NULL AND EXISTS (SELECT FROM dual_ledger_outbox o
+                                                WHERE o.ledger_id = e.ledger_id AND o.reference_id = e.reference_id
+                                                  AND o.destination = %(bank)s AND o.status = 'CANCELLED')
+                       AND NOT EXISTS (SELECT FROM dual_ledger_outbox o
+                                       WHERE o.ledger_id = e.ledger_id AND o.reference_id = e.reference_id
+                                         AND o.destination = %(bank)s AND NOT o.withdraws
+                                         AND o.compensated_by IS NULL
+                                         AND o.status NOT IN ('CANCELLED', 'COMPENSATED'))
+                  THEN 'nobody'
                   ELSE 'ours' END AS whose
       FROM ledger_entries e
       LEFT JOIN backfill_batches_ever b ON b.id = e.batch_id
@@ -140,6 +150,15 @@ LEFT JOIN LATERAL (SELECT kind, status, created_at, attempts, last_error FROM du
                      AND destination = %(bank)s
                      AND (status = 'COMPENSATED' OR status = 'SENT' AND compensated_by IS NOT NULL)
                    LIMIT 1) AS o ON true
+"""
+
+
+# Entries of ours that were changed here and corrected: the bank has them as it was told.
+_AS_TOLD: Final = """
+INSERT INTO dual_as_told
+SELECT c.reference_id, c.entry FROM ledger_entries_as_told c
+WHERE c.ledger_id = %(ledger)s AND c.bank_id = %(bank)s
+  AND c.reference_id IN (SELECT reference_id FROM dual_told WHERE ours)
 """
 
 
@@ -286,6 +305,7 @@ class DaySnapshot:
         self._connection.execute("ANALYZE dual_served, dual_day")
         self._connection.execute(_LEFT)
         self._connection.execute(_TOLD, parameters)
+        self._connection.execute(_AS_TOLD, parameters)
 
     def left_count(self) -> int:
         """Entries here that the bank does not serve, or that the definition leaves out."""
@@ -338,11 +358,16 @@ class DaySnapshot:
         return [reference for (reference,) in rows]
 
     def ours(self) -> pa.Table:
-        """Entries of the day that were posted here first (LEDGER_SCHEMA, any order)."""
+        """Entries of the day that were posted here first (LEDGER_SCHEMA, any order).
+
+        Where a correction brought only our ledger to what the bank knew, the entry is as the bank was told of it.
+        """
         return read_entries(
             self._connection,
-            "FROM dual_told w CROSS JOIN LATERAL (SELECT * FROM ledger_entries"
-            " WHERE ledger_id = %(ledger)s AND reference_id = w.reference_id LIMIT 1) AS e WHERE w.ours",
+            "FROM dual_told w LEFT JOIN dual_as_told c ON c.reference_id = w.reference_id"
+            " CROSS JOIN LATERAL (SELECT * FROM ledger_entries"
+            "  WHERE c.reference_id IS NULL AND ledger_id = %(ledger)s AND reference_id = w.reference_id"
+            "  UNION ALL SELECT (c.entry).* WHERE c.reference_id IS NOT NULL LIMIT 1) AS e WHERE w.ours",
             {"ledger": self._day.ledger_id},
             source_row="w.number",
         )

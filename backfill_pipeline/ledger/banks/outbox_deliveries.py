@@ -1,7 +1,8 @@
 """The outbox on its way: rows become deliveries, deliveries are sent once at a time, and results come back to rows.
 
-Belongs here: statements that move rows of `dual_ledger_outbox` from one status to the next, and the circuit breaker.
-Does not: sending, and what a result means (`dual_ledger/dispatch.py`), looking at the outbox (`outbox.py`).
+Belongs here: statements that move rows of `dual_ledger_outbox` from one status to the next.
+Does not: sending, and what a result means (`dual_ledger/dispatch.py`), whether a bank is asked at all (`breakers.py`),
+looking at the outbox (`outbox.py`).
 
 A row is in at most one delivery that is not answered. Whoever sends a delivery holds a lock on it until the results are
 in the rows: a sender that dies loses the lock, and the next one repeats the same body with the same key.
@@ -12,16 +13,15 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Literal
 
 from backfill_pipeline.errors import TransientLedgerError
-from backfill_pipeline.ledger.connection import ADVISORY_LOCK_SPACE, Connection, ledger_errors
+from backfill_pipeline.ledger.banks.breakers import ERROR_CHARACTERS
+from backfill_pipeline.ledger.connection import Connection, ledger_errors
 
 Kind = Literal["acknowledgement", "entry"]
 
 _LISTS: Mapping[str, str] = {"acknowledgement": "acknowledgements", "entry": "entries"}
-_ERROR_CHARACTERS = 500
 _TAKEN_BACK = "rows of the outbox were taken back by a rollback at this moment: the others are claimed anew"
 
 # Rows of `o` that take another one back wait until it is known whether there is something to take back; and an entry of
@@ -115,6 +115,12 @@ def claim_acknowledgements(connection: Connection, bank_id: str, limit: int) -> 
     return len(ids)
 
 
+def keep_alive_closely(connection: Connection) -> None:
+    """A sender whose machine is gone must not hold its delivery for the two hours that are usual."""
+    with ledger_errors("read the outbox of"):
+        connection.execute("SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10")
+
+
 def lock_bank(connection: Connection, bank_id: str) -> None:
     """Makes the caller the only one who claims entries for a bank, until its transaction ends."""
     connection.execute(
@@ -124,11 +130,12 @@ def lock_bank(connection: Connection, bank_id: str) -> None:
 
 def has_open_delivery(connection: Connection, bank_id: str, kind: Kind) -> bool:
     """Whether there is a delivery that is not answered."""
-    row = connection.execute(
-        "SELECT EXISTS (SELECT FROM dual_ledger_deliveries"
-        " WHERE destination = %s AND kind = %s AND answered_at IS NULL)",
-        [bank_id, kind],
-    ).fetchone()
+    with ledger_errors("read the outbox of"):
+        row = connection.execute(
+            "SELECT EXISTS (SELECT FROM dual_ledger_deliveries"
+            " WHERE destination = %s AND kind = %s AND answered_at IS NULL)",
+            [bank_id, kind],
+        ).fetchone()
     return bool(row and row[0])
 
 
@@ -322,7 +329,7 @@ def judge(connection: Connection, verdicts: Sequence[Verdict], delivery_id: int 
         [
             [one.id for one in verdicts],
             [one.status for one in verdicts],
-            [None if one.error is None else one.error[:_ERROR_CHARACTERS] for one in verdicts],
+            [None if one.error is None else one.error[:ERROR_CHARACTERS] for one in verdicts],
             [one.pause_s if one.status == "FAILED" else None for one in verdicts],
             delivery_id,
         ],
@@ -337,7 +344,7 @@ def postpone(connection: Connection, delivery: Delivery, error: str, pause_s: fl
         connection.execute(
             "UPDATE dual_ledger_deliveries SET attempts = attempts + 1, last_error = %s,"
             " next_attempt_at = clock_timestamp() + %s * interval '1 second' WHERE id = %s",
-            [error[:_ERROR_CHARACTERS], pause_s, delivery.id],
+            [error[:ERROR_CHARACTERS], pause_s, delivery.id],
         )
 
 
@@ -390,89 +397,5 @@ def _close(connection: Connection, delivery: Delivery, error: str | None) -> Non
     connection.execute(
         "UPDATE dual_ledger_deliveries SET answered_at = clock_timestamp(), body = NULL, attempts = attempts + 1,"
         " last_error = %s WHERE id = %s",
-        [None if error is None else error[:_ERROR_CHARACTERS], delivery.id],
+        [None if error is None else error[:ERROR_CHARACTERS], delivery.id],
     )
-
-
-# --- the circuit breaker --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Breaker:
-    """Whether a bank is asked at all.
-
-    Attributes:
-        open_until: nobody asks it before; None when it can be asked.
-        half_open: it was left alone for long enough, so that one may try.
-        last_error: why it was left alone.
-    """
-
-    open_until: datetime | None
-    half_open: bool
-    last_error: str | None
-
-
-def breaker(connection: Connection, bank_id: str) -> Breaker:
-    """How the breaker of a bank stands now; makes its row when there is none."""
-    with ledger_errors("read the outbox of"):
-        connection.execute(
-            "INSERT INTO dual_ledger_banks (bank_id) SELECT %s"
-            " WHERE NOT EXISTS (SELECT FROM dual_ledger_banks WHERE bank_id = %s) ON CONFLICT DO NOTHING",
-            [bank_id, bank_id],
-        )
-        row = connection.execute(
-            "SELECT CASE WHEN open_until > clock_timestamp() THEN open_until END,"
-            " coalesce(open_until <= clock_timestamp(), false), last_error FROM dual_ledger_banks WHERE bank_id = %s",
-            [bank_id],
-        ).fetchone()
-    assert row is not None
-    return Breaker(*row)
-
-
-def may_send(connection: Connection, bank_id: str) -> bool:
-    """Whether the bank may be asked in this transaction. Behind a half-open breaker, one transaction at a time may."""
-    found = breaker(connection, bank_id)
-    if not found.half_open:
-        return found.open_until is None
-    with ledger_errors("read the outbox of"):
-        row = connection.execute(
-            "SELECT pg_try_advisory_xact_lock(%s, hashtext('outbox of ' || %s))",
-            [ADVISORY_LOCK_SPACE, bank_id],
-        ).fetchone()
-    return bool(row and row[0])
-
-
-def note_success(connection: Connection, bank_id: str) -> None:
-    """The bank answers: its breaker closes."""
-    with ledger_errors("write results of the outbox to"):
-        connection.execute(
-            "UPDATE dual_ledger_banks SET consecutive_failures = 0, open_until = NULL, last_error = NULL,"
-            " last_success_at = clock_timestamp() WHERE bank_id = %s",
-            [bank_id],
-        )
-
-
-def note_failure(
-    connection: Connection, bank_id: str, error: str, *, opens_at: int, pause_s: float, pause_max_s: float
-) -> None:
-    """The bank does not answer. From `opens_at` failures in a row on, its breaker opens, each time for longer."""
-    with ledger_errors("write results of the outbox to"):
-        connection.execute(
-            """
-            UPDATE dual_ledger_banks
-            SET consecutive_failures = consecutive_failures + 1,
-                last_error = %(error)s,
-                open_until = CASE WHEN consecutive_failures + 1 >= %(opens_at)s THEN clock_timestamp()
-                    + least(%(max)s::float8,
-                            %(pause)s::float8 * 2 ^ least(consecutive_failures + 1 - %(opens_at)s, 20))
-                    * (0.75 + random() / 2) * interval '1 second' END
-            WHERE bank_id = %(bank)s
-            """,
-            {
-                "error": error[:_ERROR_CHARACTERS],
-                "opens_at": opens_at,
-                "max": pause_max_s,
-                "pause": pause_s,
-                "bank": bank_id,
-            },
-        )

@@ -1,21 +1,20 @@
-"""The days of banks: how far each is, and how far behind a bank is.
+"""The days of banks: how far each is.
 
-Belongs here: the table `sync_status`, and which ledgers are kept with a bank.
-Does not: what there is to do about it (`dual_ledger/days.py`), the outbox (`outbox.py`).
+Belongs here: the table `sync_status`, and counting what it states.
+Does not: what there is to do about it (`dual_ledger/days.py`), how far behind a bank is (`bank_progress.py`), the
+outbox (`outbox.py`).
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from typing import Final, Literal
 
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
-from backfill_pipeline.errors import LedgerError
 from backfill_pipeline.ledger.connection import Connection, ledger_errors
 
 DayState = Literal["complete", "break", "failed", "open"]
@@ -85,33 +84,6 @@ class SyncStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class BankProgress:
-    """How far a bank's source is.
-
-    Attributes:
-        days: that were ever begun.
-        complete: of these.
-        complete_to: the newest day up to which all days since the first one are complete; None when the first is not.
-        lag: from the end of that day (from the beginning of the first one, when there is none) to now.
-        entries: posted, over all days.
-        unacknowledged: of these, those that the bank is not known to know of.
-        incomplete: days that are not complete, the oldest first; those that were never begun are among them.
-    """
-
-    source_id: str
-    bank_id: str
-    days: int
-    complete: int
-    first_day: date
-    last_day: date
-    complete_to: date | None
-    lag: timedelta
-    entries: int
-    unacknowledged: int
-    incomplete: Sequence[date]
-
-
-@dataclass(frozen=True, slots=True)
 class DayCounts:
     """What became of the records of a day, over all of its partitions, and how far the bank knows of it.
 
@@ -131,41 +103,6 @@ class DayCounts:
     in_ledger: int
     acknowledged: int
     acknowledged_at: datetime | None
-
-
-def mark_ledger(
-    connection: Connection, ledger_id: str, bank_id: str, *, send_entries: bool, since: datetime
-) -> int:
-    """Marks a ledger as kept with a bank; returns how many entries were there before and are noted for the bank now.
-
-    Args:
-        connection: to the ledger.
-        ledger_id: ours.
-        bank_id: of the bank.
-        send_entries: whether the bank is sent entries that were posted here first.
-        since: when both began to keep it. Of what was posted here before the mark, nothing older is sent.
-
-    Raises:
-        LedgerError: it is kept with another bank, or the bank keeps another ledger.
-    """
-    with ledger_errors("mark a ledger as kept with a bank in"):
-        marked = connection.execute(
-            "SELECT ledger_id, bank_id, send_entries FROM dual_ledgers WHERE ledger_id = %s OR bank_id = %s",
-            [ledger_id, bank_id],
-        ).fetchall()
-        if marked == [(ledger_id, bank_id, send_entries)]:  # marking again looks at every entry
-            return 0
-        for other_ledger, other_bank, _ in marked:
-            if (other_ledger, other_bank) != (ledger_id, bank_id):
-                raise LedgerError(
-                    f"ledger {other_ledger} is kept with bank {other_bank} already, so ledger {ledger_id} cannot be"
-                    f" kept with bank {bank_id}: check fields.ledger_id and scb.bank_id of the definitions"
-                )
-        row = connection.execute(
-            "SELECT mark_dual_ledger(%s, %s, %s, %s)", [ledger_id, bank_id, send_entries, since]
-        ).fetchone()
-    assert row is not None
-    return int(row[0])
 
 
 def begin(
@@ -378,46 +315,3 @@ def reopened_days(connection: Connection, source_id: str, bank_id: str, timezone
             {"zone": timezone, "bank": bank_id, "source": source_id},
         ).fetchall()
     return {day for (day,) in rows}
-
-
-def progress(connection: Connection, now: datetime) -> list[BankProgress]:
-    """How far each bank's source is, by source.
-
-    Args:
-        connection: to the ledger.
-        now: with its offset.
-    """
-    by_source: dict[str, list[SyncStatus]] = {}
-    for one in load(connection):
-        by_source.setdefault(one.source_id, []).append(one)
-    return [_progress(days, now) for days in by_source.values()]
-
-
-def _progress(days: Sequence[SyncStatus], now: datetime) -> BankProgress:
-    known = {one.day: one for one in days}
-    first, last = days[0].day, days[-1].day
-    span = [first + timedelta(days=number) for number in range((last - first).days + 1)]
-    # A zone may have left out a day: then the windows beside it touch, and there is nothing of it to fetch.
-    left_out = {
-        before.day + timedelta(days=1)
-        for before, behind in itertools.pairwise(days)
-        if before.window_to == behind.window_from and (behind.day - before.day).days == 2
-    }
-    incomplete = [
-        day for day in span if (day not in known or not known[day].complete) and day not in left_out
-    ]
-    until = (incomplete[0] if incomplete else last + timedelta(days=1)) - timedelta(days=1)
-    reached = max((one.window_to for one in days if one.day <= until), default=days[0].window_from)
-    return BankProgress(
-        source_id=days[0].source_id,
-        bank_id=days[-1].bank_id,
-        days=len(days),
-        complete=sum(one.complete for one in days),
-        first_day=first,
-        last_day=last,
-        complete_to=until if until >= first else None,
-        lag=max(now - reached, timedelta(0)),
-        entries=sum(one.posted or 0 for one in days),
-        unacknowledged=sum((one.posted or 0) - (one.acknowledged or 0) for one in days),
-        incomplete=incomplete,
-    )

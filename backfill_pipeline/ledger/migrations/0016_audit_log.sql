@@ -159,6 +159,29 @@ BEGIN
 END
 $$;
 
+-- Withdraws an open request; only who made it may do that. The outcome says whether: withdrawn, unknown, another person (with
+-- who asked), or confirmed (with by whom). That it was asked for, and withdrawn, stays in the audit log.
+CREATE FUNCTION withdraw_request(p_id bigint, p_actor text, p_reason text DEFAULT NULL) RETURNS jsonb
+LANGUAGE plpgsql AS $$
+DECLARE
+    request ledger_approvals;
+BEGIN
+    -- Of two people, one who confirms and one who withdraws, the second one finds what the first one did.
+    LOCK TABLE ledger_approvals IN SHARE ROW EXCLUSIVE MODE;
+    SELECT * INTO request FROM ledger_approvals WHERE id = p_id;
+    IF request.id IS NULL THEN
+        RETURN jsonb_build_object('outcome', 'unknown');
+    ELSIF request.approved_by IS NOT NULL THEN
+        RETURN jsonb_build_object('outcome', 'confirmed', 'by', request.approved_by);
+    ELSIF NOT same_person(request.requested_by, p_actor) THEN
+        RETURN jsonb_build_object('outcome', 'another person', 'by', request.requested_by);
+    END IF;
+    DELETE FROM ledger_approvals WHERE id = p_id;
+    PERFORM write_audit_log(p_actor, request.action || '_withdrawn', request.subject, p_reason, to_jsonb(request));
+    RETURN jsonb_build_object('outcome', 'withdrawn');
+END
+$$;
+
 -- Switching four eyes off takes two people, switching them on one. Returns whether it is done.
 CREATE FUNCTION set_four_eyes(p_on boolean, p_actor text, p_reason text) RETURNS boolean
 LANGUAGE plpgsql AS $$
@@ -178,18 +201,30 @@ BEGIN
 END
 $$;
 
--- As in 0002: the functions work on the tables beside them, whatever the session's search_path says.
-DO $$
+-- As in 0002: the functions work on the tables beside them, whatever the session's search_path says. From here on, a migration
+-- says so of its functions by name; p_settings are others that they need.
+CREATE PROCEDURE pin_functions(p_names text[], p_settings text[] DEFAULT '{}')
+LANGUAGE plpgsql AS $$
 DECLARE
+    name     text;
+    setting  text;
     function regprocedure;
 BEGIN
-    FOR function IN
-        SELECT oid FROM pg_proc
-        WHERE pronamespace = current_schema()::regnamespace
-          AND proname IN ('audit_log_row_hash', 'audit_log_chain', 'write_audit_log', 'audit_log_faults',
-                          'confirmed_by_another', 'set_four_eyes')
-    LOOP
-        EXECUTE format('ALTER FUNCTION %s SET search_path = %I, pg_temp', function, current_schema());
+    FOREACH name IN ARRAY p_names LOOP
+        IF NOT EXISTS (SELECT FROM pg_proc WHERE pronamespace = current_schema()::regnamespace AND proname = name) THEN
+            RAISE EXCEPTION 'there is no function %', name USING ERRCODE = 'undefined_function';
+        END IF;
+        FOR function IN SELECT oid FROM pg_proc WHERE pronamespace = current_schema()::regnamespace AND proname = name LOOP
+            EXECUTE format('ALTER FUNCTION %s SET search_path = %I, pg_temp', function, current_schema());
+            FOREACH setting IN ARRAY p_settings LOOP
+                EXECUTE format('ALTER FUNCTION %s SET %s', function, setting);
+            END LOOP;
+        END LOOP;
     END LOOP;
 END
 $$;
+
+CALL pin_functions(ARRAY[
+    'audit_log_row_hash', 'audit_log_chain', 'write_audit_log', 'audit_log_faults', 'confirmed_by_another',
+    'withdraw_request', 'set_four_eyes'
+]);

@@ -101,17 +101,6 @@ CREATE TRIGGER ledger_entries_admit_on_insert AFTER INSERT ON ledger_entries
 CREATE TRIGGER ledger_entries_admit_on_delete AFTER DELETE ON ledger_entries
     REFERENCING OLD TABLE AS changed_entries FOR EACH STATEMENT EXECUTE FUNCTION ledger_entries_keep_to_open_periods();
 
--- As in 0002: the functions work on the tables beside them, whatever the session's search_path says.
-DO $$
-DECLARE
-    function regprocedure;
-BEGIN
-    FOR function IN
-        SELECT oid FROM pg_proc
-        WHERE pronamespace = current_schema()::regnamespace
-          AND proname IN ('ledger_period_is_closed', 'ledger_open_moment', 'ledger_entries_keep_to_open_periods')
-    LOOP
-        EXECUTE format('ALTER FUNCTION %s SET search_path = %I, pg_temp', function, current_schema());
-    END LOOP;
-END
-$$;
+CALL pin_functions(ARRAY[
+    'ledger_period_is_closed', 'ledger_open_moment', 'ledger_entries_keep_to_open_periods'
+]);

@@ -395,18 +395,8 @@ $$;
 
 -- As in 0002: the functions work on the tables beside them, whatever the session's search_path says. ledger_entry_digest
 -- names none; it would not be inlined any more.
-DO $$
-DECLARE
-    function regprocedure;
-BEGIN
-    FOR function IN
-        SELECT oid FROM pg_proc
-        WHERE pronamespace = current_schema()::regnamespace
-          AND proname IN ('ledger_seal_hash', 'ledger_seals_chain', 'ledger_batch_digests', 'ledger_period_digest',
-                          'seal_batches', 'ledger_batch_is_final', 'finalize_seals', 'annul_seals', 'close_period',
-                          'reopen_period', 'ledger_seal_chain_faults')
-    LOOP
-        EXECUTE format('ALTER FUNCTION %s SET search_path = %I, pg_temp', function, current_schema());
-    END LOOP;
-END
-$$;
+CALL pin_functions(ARRAY[
+    'ledger_seal_hash', 'ledger_seals_chain', 'ledger_batch_digests', 'ledger_period_digest', 'seal_batches',
+    'ledger_batch_is_final', 'finalize_seals', 'annul_seals', 'close_period', 'reopen_period',
+    'ledger_seal_chain_faults'
+]);

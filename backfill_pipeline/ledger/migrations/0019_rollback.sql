@@ -266,6 +266,14 @@ LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
     SELECT trim_scale(value)::text
 $$;
 
+-- The first five of them, and how many more.
+CREATE FUNCTION rollback_some(p_names text[]) RETURNS text
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN coalesce(cardinality(p_names), 0) = 0 THEN 'none'
+                ELSE array_to_string(p_names[1:5], ', ')
+                     || CASE WHEN cardinality(p_names) > 5 THEN format(' and %s more', cardinality(p_names) - 5) ELSE '' END END
+$$;
+
 -- What a rollback is about. A source is all of its batches, of every revision, with its opening balances; a bank is all of its
 -- days. A batch takes the replays along that repaired what it had rejected, and those that came after in these rows.
 CREATE FUNCTION rollback_scope(
@@ -276,6 +284,7 @@ LANGUAGE plpgsql STABLE AS $$
 DECLARE
     one      record;
     of_whole text := p_source_id;
+    of_days  text[];
 BEGIN
     IF p_partition_key IS NOT NULL AND p_batch_id IS NOT NULL THEN
         RAISE EXCEPTION 'a rollback is of a partition or of a batch, not of both' USING ERRCODE = 'invalid_parameter_value';
@@ -296,7 +305,10 @@ BEGIN
         subject := format('%s batch %s', p_source_id, p_batch_id);
         SELECT b.source_id, b.kind, b.rollback_id INTO one FROM backfill_batches_ever b WHERE b.id = p_batch_id;
         IF NOT FOUND OR one.source_id <> ALL (source_ids) THEN
-            RAISE EXCEPTION 'source % has no batch %', p_source_id, p_batch_id USING ERRCODE = 'invalid_parameter_value';
+            RAISE EXCEPTION 'source % has no batch %; it has %', p_source_id, p_batch_id, rollback_some(ARRAY(
+                    SELECT b.id::text FROM backfill_batches b
+                    WHERE b.source_id = ANY (source_ids) AND b.kind <> 'reversal' ORDER BY b.id))
+                USING ERRCODE = 'invalid_parameter_value';
         ELSIF one.kind = 'reversal' THEN
             RAISE EXCEPTION 'batch % holds what a rollback reversed by: what it reversed is posted again by running the source',
                     p_batch_id USING ERRCODE = 'invalid_parameter_value';
@@ -341,12 +353,20 @@ BEGIN
                 FROM backfill_partitions p JOIN backfill_registrations r ON r.id = p.registration_id
                 WHERE r.source_id = of_whole;
             ELSE
+                of_days := source_ids;
                 source_ids := ARRAY[p_source_id];
                 SELECT array_agg(p.id ORDER BY p.id) INTO partition_ids
                 FROM backfill_partitions p JOIN backfill_registrations r ON r.id = p.registration_id
                 WHERE r.source_id = p_source_id AND p.partition_key = p_partition_key;
                 IF partition_ids IS NULL THEN
-                    RAISE EXCEPTION 'source % has no partition %', p_source_id, p_partition_key
+                    RAISE EXCEPTION 'source % has no partition %; it has %', p_source_id, p_partition_key, rollback_some(ARRAY(
+                            SELECT DISTINCT p.partition_key
+                            FROM backfill_partitions p JOIN backfill_registrations r ON r.id = p.registration_id
+                            WHERE r.source_id = p_source_id
+                            UNION       -- of a bank, its days
+                            SELECT substr(day.id, length(p_source_id) + 2)
+                            FROM unnest(of_days) AS day (id) WHERE day.id <> p_source_id
+                            ORDER BY 1))
                         USING ERRCODE = 'invalid_parameter_value';
                 END IF;
             END IF;
@@ -783,13 +803,19 @@ BEGIN
                         AND told.status NOT IN ('CANCELLED', 'COMPENSATED'))
         ORDER BY o.id FOR NO KEY UPDATE;
     END IF;
-    PERFORM 1 FROM bank_accounts a
-    WHERE a.id IN (SELECT DISTINCT e.debit_account_id FROM rollback_entries(scope.batch_ids) e
-                   UNION ALL SELECT DISTINCT e.credit_account_id FROM rollback_entries(scope.batch_ids) e)
-    ORDER BY a.id FOR NO KEY UPDATE;
+    CREATE TEMP TABLE rollback_moved (id text COLLATE "C" PRIMARY KEY, net numeric) ON COMMIT DROP;
+    INSERT INTO rollback_moved
+    SELECT l.account_id, sum(CASE l.side WHEN 'debit' THEN l.amount ELSE -l.amount END)
+    FROM ledger_entry_legs l
+    WHERE l.batch_id >= scope.batch_ids[1] AND l.batch_id <= scope.batch_ids[cardinality(scope.batch_ids)]
+      AND l.batch_id = ANY (scope.batch_ids)
+    GROUP BY 1;
+    ANALYZE rollback_moved;
+    PERFORM 1 FROM bank_accounts a WHERE a.id IN (SELECT m.id FROM rollback_moved m) ORDER BY a.id FOR NO KEY UPDATE;
 
     plan := rollback_plan(p_source_id, p_partition_key, p_batch_id, p_mode, p_reverse_at);
     IF (plan ->> 'nothing_to_do')::boolean THEN
+        DROP TABLE rollback_moved;
         RETURN plan || '{"applied": false}';
     END IF;
     IF plan ->> 'plan_hash' <> p_plan_hash THEN
@@ -798,8 +824,8 @@ BEGIN
                      (5, 'what banks were told'), (6, 'how it can be rolled back')) AS part (number, words)
         WHERE substring(plan ->> 'plan_hash' FROM 37 + 4 * part.number FOR 4)
            <> substring(p_plan_hash FROM 37 + 4 * part.number FOR 4);
-        RAISE EXCEPTION 'the ledger changed since the plan: %; plan again', coalesce(changed, 'it is of something else')
-            USING ERRCODE = 'BFR01';
+        RAISE EXCEPTION 'the ledger changed since the plan: %; or the hash is of another plan, where partition, batch, mode or'
+                        ' --at differ: plan again', coalesce(changed, 'nothing that could be named') USING ERRCODE = 'BFR01';
     ELSIF plan -> 'refused' <> '[]' THEN
         RAISE EXCEPTION '%', plan -> 'refused' ->> 0 USING ERRCODE = 'BFR02';
     END IF;
@@ -809,15 +835,13 @@ BEGIN
         id text COLLATE "C" PRIMARY KEY, balance numeric, available numeric, moved numeric
     ) ON COMMIT DROP;
     INSERT INTO rollback_before
-    SELECT a.id, a.balance, a.available_balance, coalesce(leg.net, 0)
-    FROM bank_accounts a
-    LEFT JOIN (SELECT l.account_id, sum(CASE l.side WHEN 'debit' THEN l.amount ELSE -l.amount END) AS net
-               FROM ledger_entry_legs l
-               WHERE l.batch_id >= scope.batch_ids[1] AND l.batch_id <= scope.batch_ids[cardinality(scope.batch_ids)]
-                 AND l.batch_id = ANY (scope.batch_ids)
-               GROUP BY 1) AS leg ON leg.account_id = a.id;
+    SELECT a.id, a.balance, a.available_balance, coalesce(m.net, 0)
+    FROM bank_accounts a LEFT JOIN rollback_moved m ON m.id = a.id;
+    DROP TABLE rollback_moved;
     ANALYZE rollback_before;
-    before := rollback_fingerprint(CASE plan ->> 'mode' WHEN 'delete' THEN scope.batch_ids ELSE '{}' END);
+    -- Entries that are reversed stay, and behind the lock the plan has just hashed them in the same way.
+    SELECT * INTO before
+    FROM rollback_fingerprint(scope.batch_ids, CASE plan ->> 'mode' WHEN 'reverse' THEN plan -> 'entries' -> 'totals' END);
     trial := rollback_trial_balance();
 
     new_id := nextval(pg_get_serial_sequence('backfill_rollbacks', 'id'));
@@ -842,7 +866,6 @@ BEGIN
         PERFORM set_config('backfill.origin', origin, true);
         SELECT count(*) INTO moved FROM ledger_reversals r WHERE r.rollback_id = new_id;
         PERFORM rollback_outbox(scope.batch_ids, new_id, p_reason);
-        PERFORM seal_batches(reversals);
     END IF;
     IF moved <> (plan -> 'entries' ->> 'count')::bigint THEN
         RAISE EXCEPTION 'the plan says % entries, and % were found', plan -> 'entries' ->> 'count', moved USING ERRCODE = 'BFR04';
@@ -861,7 +884,7 @@ BEGIN
         RAISE EXCEPTION 'the proof failed, and nothing was rolled back: account % should stand at % and would stand at %',
                 wrong.id, wrong.expected, coalesce(wrong.found::text, 'nothing') USING ERRCODE = 'BFR04';
     END IF;
-    after := rollback_fingerprint(reversals);
+    SELECT * INTO after FROM rollback_fingerprint(reversals);
     IF after <> before THEN
         RAISE EXCEPTION 'the proof failed, and nothing was rolled back: entries that stay would be % instead of %', after, before
             USING ERRCODE = 'BFR04';
@@ -886,22 +909,33 @@ BEGIN
 END
 $$;
 
--- All entries but those of some batches, as a number of them and of their content; and what conversions belong to them.
-CREATE FUNCTION rollback_fingerprint(p_without bigint[]) RETURNS jsonb
-LANGUAGE plpgsql STABLE AS $$
-DECLARE
-    content     record;
-    conversions record;
+-- All entries but those of some batches, as a number of them and of their content; and what conversions belong to them. With
+-- what the plan said of the entries of these batches, they and their conversions count too. One row, by
+-- RETURN QUERY: that is read in parallel wherever the server may, and what is read into a variable never is.
+CREATE FUNCTION rollback_fingerprint(p_without bigint[], p_but_for jsonb DEFAULT NULL) RETURNS SETOF jsonb
+LANGUAGE plpgsql STABLE
+SET parallel_setup_cost = 0
+SET parallel_tuple_cost = 0
+AS $$
 BEGIN
-    SELECT count(*) AS entries, sum(ledger_entry_hash(e, 1)) AS one, sum(ledger_entry_hash(e, 2)) AS other INTO content
-    FROM ledger_entries e WHERE e.batch_id IS NULL OR e.batch_id <> ALL (p_without);
-    SELECT count(*) AS legs, sum(hash_record_extended(c, 1)) AS one, sum(hash_record_extended(c, 2)) AS other INTO conversions
-    FROM ledger_entry_conversions c
-    WHERE cardinality(p_without) = 0
-       OR NOT EXISTS (SELECT 1 FROM ledger_entries e WHERE e.id = c.entry_id AND e.batch_id = ANY (p_without));
-    RETURN jsonb_build_object(
+    RETURN QUERY
+    SELECT jsonb_build_object(
         'entries', content.entries,
-        'content', format('%s/%s/%s/%s', content.one, content.other, conversions.one, conversions.other));
+        'content', format('%s/%s/%s/%s', content.one, content.other, conversions.one, conversions.other))
+    FROM (SELECT sum(part.entries) AS entries, sum(part.one) AS one, sum(part.other) AS other
+          FROM (SELECT count(*) AS entries, coalesce(sum(ledger_entry_hash(e, 1)), 0) AS one,
+                       coalesce(sum(ledger_entry_hash(e, 2)), 0) AS other
+                FROM ledger_entries e WHERE e.batch_id IS NULL OR e.batch_id <> ALL (p_without)
+                UNION ALL
+                SELECT (said ->> 'count')::bigint, split_part(said ->> 'digest', '/', 1)::numeric,
+                       split_part(said ->> 'digest', '/', 2)::numeric
+                FROM jsonb_array_elements(coalesce(p_but_for, '[]')) AS said) AS part) AS content
+    CROSS JOIN (
+        SELECT sum(hash_record_extended(c, 1)) AS one, sum(hash_record_extended(c, 2)) AS other
+        FROM ledger_entry_conversions c
+        WHERE cardinality(p_without) = 0 OR p_but_for IS NOT NULL
+           OR NOT EXISTS (SELECT 1 FROM ledger_entries e WHERE e.id = c.entry_id AND e.batch_id = ANY (p_without))
+    ) AS conversions;
 END
 $$;
 
@@ -923,64 +957,80 @@ $$;
 
 -- Posts an entry against each entry of the batches: sides swapped, everything else the same. One batch for each source and
 -- origin of what is reversed; returns their ids.
+--
+-- Nobody posts meanwhile, so nobody takes numbers: an entry's number and that of its reversing entry are the same distance
+-- apart for all. So they are told from each other without a table between them, and stay in their order.
 CREATE FUNCTION rollback_reverse(p_batch_ids bigint[], p_rollback_id bigint, p_reverse_at text, p_source_id text)
 RETURNS bigint[]
 LANGUAGE plpgsql
-SET enable_nestloop = off       -- entries meet batches by hash, however few the planner expects of either
+SET enable_seqscan = off        -- batches are found by their index, whatever the planner thinks of the table's size,
+SET enable_nestloop = off       -- and entries meet their reversals by hash, however few it expects of either
 SET enable_mergejoin = off
 AS $$
 DECLARE
-    numbers CONSTANT regclass := pg_get_serial_sequence('ledger_entries', 'id');
-    ids     bigint[] := '{}';
-    moments jsonb;
-    ours    record;
-    made    bigint;
+    numbers     CONSTANT regclass := pg_get_serial_sequence('ledger_entries', 'id');
+    ids         bigint[] := '{}';
+    new_ids     bigint[];
+    reversed_in bigint[];       -- by the place of a batch in p_batch_ids: the batch of its reversing entries
+    first_id    bigint;
+    last_id     bigint;
+    distance    bigint;
+    moments     jsonb;
+    ours        record;
 BEGIN
-    -- What is reversed, with all of its columns and in its order: the ledger is read once, joined to nothing large, and its
-    -- indexes grow at their ends.
-    CREATE TEMP TABLE rollback_reversing (
-        LIKE ledger_entries, reversal_batch_id bigint, base text COLLATE "C", generation integer, reversal_entry_id bigint
-    ) ON COMMIT DROP;
+    SELECT min(e.id), max(e.id) INTO first_id, last_id FROM rollback_entries(p_batch_ids) e;
+    IF first_id IS NULL THEN
+        RETURN ids;
+    END IF;
+    distance := greatest(pg_sequence_last_value(numbers), (SELECT max(e.id) FROM ledger_entries e)) + 1 - first_id;
+    PERFORM setval(numbers, last_id + distance);
+
     CREATE TEMP TABLE rollback_reversal_batches (id bigint, source_id text COLLATE "C", origin text) ON COMMIT DROP;
     INSERT INTO rollback_reversal_batches
     SELECT nextval(pg_get_serial_sequence('backfill_batches', 'id')), part.source_id, part.origin
     FROM (SELECT DISTINCT b.source_id, CASE WHEN b.origin IN ('LOCAL', 'OPENING') THEN b.origin ELSE 'ROLLBACK' END AS origin
-          FROM backfill_batches b WHERE b.id = ANY (p_batch_ids) AND b.posted > 0 ORDER BY 1, 2) AS part;
-    INSERT INTO rollback_reversing
-    SELECT found.*, nextval(numbers)
-    FROM (SELECT e.*, r.id, coalesce(before.base_reference, e.reference_id), coalesce(before.generation, 0) + 1
-          FROM rollback_entries(p_batch_ids) e
-          LEFT JOIN ledger_reversals before ON before.ledger_id = e.ledger_id
-                                           AND before.base_reference || '~' || (before.generation + 1) = e.reference_id
-          JOIN backfill_batches b ON b.id = e.batch_id
-          JOIN rollback_reversal_batches r ON r.source_id = b.source_id
-           AND r.origin = CASE WHEN b.origin IN ('LOCAL', 'OPENING') THEN b.origin ELSE 'ROLLBACK' END
-          ORDER BY e.id) AS found;
+          FROM backfill_batches b WHERE b.id = ANY (p_batch_ids) ORDER BY 1, 2) AS part;
+    SELECT array_agg(r.id ORDER BY one.place), array_agg(DISTINCT r.id ORDER BY r.id) INTO reversed_in, new_ids
+    FROM unnest(p_batch_ids) WITH ORDINALITY AS one (id, place)
+    LEFT JOIN backfill_batches b ON b.id = one.id
+    LEFT JOIN rollback_reversal_batches r
+      ON r.source_id = b.source_id
+     AND r.origin = CASE WHEN b.origin IN ('LOCAL', 'OPENING') THEN b.origin ELSE 'ROLLBACK' END;
     SELECT coalesce(jsonb_object_agg(l.ledger_id, ledger_open_moment(l.ledger_id, now())), '{}') INTO moments
-    FROM (SELECT DISTINCT r.ledger_id FROM rollback_reversing r) AS l
+    FROM (SELECT DISTINCT e.ledger_id FROM rollback_entries(p_batch_ids) e) AS l
     WHERE p_reverse_at <> 'original';
+
+    -- Without a join, entries are read in the order in which they lie, and indexes grow at their ends.
     INSERT INTO ledger_entries (id, ledger_id, debit_account_id, credit_account_id, amount, currency_code, asset_type,
                                 transaction_type, reference_id, timestamp_utc, fx_rate, metadata, batch_id, source_row)
-    SELECT r.reversal_entry_id, r.ledger_id, r.credit_account_id, r.debit_account_id, r.amount, r.currency_code, r.asset_type,
-           r.transaction_type, r.reference_id || '~reversed',
-           CASE p_reverse_at WHEN 'original' THEN r.timestamp_utc ELSE (moments ->> r.ledger_id)::timestamptz END, r.fx_rate,
-           jsonb_build_object('reverses', r.reference_id, 'rollback', p_rollback_id), r.reversal_batch_id, r.source_row
-    FROM rollback_reversing r;
+    SELECT e.id + distance, e.ledger_id, e.credit_account_id, e.debit_account_id, e.amount, e.currency_code, e.asset_type,
+           e.transaction_type, e.reference_id || '~reversed',
+           CASE p_reverse_at WHEN 'original' THEN e.timestamp_utc ELSE (moments ->> e.ledger_id)::timestamptz END, e.fx_rate,
+           jsonb_build_object('reverses', e.reference_id, 'rollback', p_rollback_id),
+           reversed_in[width_bucket(e.batch_id, p_batch_ids)], e.source_row
+    FROM rollback_entries(p_batch_ids) e;
     INSERT INTO ledger_reversals (ledger_id, base_reference, generation, reference_id, reversal_reference_id, entry_id,
                                   reversal_entry_id, rollback_id)
-    SELECT r.ledger_id, r.base, r.generation, r.reference_id, r.reference_id || '~reversed', r.id, r.reversal_entry_id,
-           p_rollback_id
-    FROM rollback_reversing r;
-    FOR ours IN SELECT * FROM rollback_reversal_batches ORDER BY id LOOP
-        SELECT count(*) INTO made FROM rollback_reversing r WHERE r.reversal_batch_id = ours.id;
-        CONTINUE WHEN made = 0;
+    SELECT e.ledger_id, coalesce(before.base_reference, e.reference_id), coalesce(before.generation, 0) + 1, e.reference_id,
+           e.reference_id || '~reversed', e.id, e.id + distance, p_rollback_id
+    FROM rollback_entries(p_batch_ids) e
+    LEFT JOIN ledger_reversals before ON before.ledger_id = e.ledger_id
+                                     AND before.base_reference || '~' || (before.generation + 1) = e.reference_id;
+    FOR ours IN
+        SELECT r.id, r.source_id, r.origin, made.count
+        FROM rollback_reversal_batches r
+        JOIN (SELECT e.batch_id, count(*) AS count
+              FROM rollback_entries(new_ids) e GROUP BY e.batch_id) AS made ON made.batch_id = r.id
+        ORDER BY r.id
+    LOOP
         INSERT INTO backfill_batches (id, partition_id, source_id, kind, first_row, last_row, read, posted, duplicates, conflicts,
                                       rejected, run_id, path, started_at, seconds, origin)
-        VALUES (ours.id, NULL, ours.source_id, 'reversal', 1, made, made, made, 0, 0, 0, 'rollback-' || p_rollback_id, 'staging',
-                now(), round(extract(epoch FROM clock_timestamp() - now())::numeric, 6), ours.origin);
+        VALUES (ours.id, NULL, ours.source_id, 'reversal', 1, ours.count, ours.count, ours.count, 0, 0, 0,
+                'rollback-' || p_rollback_id, 'staging', now(),
+                round(extract(epoch FROM clock_timestamp() - now())::numeric, 6), ours.origin);
         ids := ids || ours.id;
     END LOOP;
-    DROP TABLE rollback_reversing, rollback_reversal_batches;
+    DROP TABLE rollback_reversal_batches;
     RETURN ids;
 END
 $$;
@@ -1119,18 +1169,8 @@ $$;
 
 -- As in 0002: the functions work on the tables beside them, whatever the session's search_path says. Those that are left out
 -- are part of the statements that call them; with a setting of their own, each would be a call for every entry.
-DO $$
-DECLARE
-    function regprocedure;
-BEGIN
-    FOR function IN
-        SELECT oid FROM pg_proc
-        WHERE pronamespace = current_schema()::regnamespace
-          AND proname IN ('ledger_entries_tell_banks', 'mark_dual_ledger', 'rollback_scope', 'rollback_movements',
-                          'rollback_plan', 'rollback_apply', 'rollback_fingerprint', 'rollback_trial_balance',
-                          'rollback_reverse', 'rollback_outbox', 'rollback_books')
-    LOOP
-        EXECUTE format('ALTER FUNCTION %s SET search_path = %I, pg_temp', function, current_schema());
-    END LOOP;
-END
-$$;
+CALL pin_functions(ARRAY[
+    'ledger_entries_tell_banks', 'mark_dual_ledger', 'rollback_scope', 'rollback_movements', 'rollback_plan',
+    'rollback_apply', 'rollback_fingerprint', 'rollback_trial_balance', 'rollback_reverse', 'rollback_outbox',
+    'rollback_books'
+]);

@@ -778,19 +778,94 @@ BEGIN
 END
 $$;
 
--- Whether the bank that keeps this ledger too was told the truth of a reference already: then it needs no correction.
-CREATE FUNCTION correction_bank_knows(c ledger_corrections) RETURNS boolean
+-- What the bank that keeps this ledger too was told of a reference: 'nothing', 'the truth' (all of it together moves what the
+-- target moves, at its time and with its type, or it is an entry of the bank's own), or 'something else'. What another row takes
+-- back is no truth any more, also while that one still waits for an answer.
+CREATE FUNCTION correction_bank_knows(p_ledger_id text, p_reference_id text, p_target jsonb) RETURNS text
 LANGUAGE sql STABLE AS $$
-    SELECT EXISTS (
-        SELECT FROM dual_ledger_outbox o
-        WHERE o.ledger_id = c.ledger_id AND o.reference_id = c.reference_id AND o.status NOT IN ('CANCELLED', 'COMPENSATED')
-          AND (o.kind = 'acknowledgement' OR c.kind = 'missing'
-               OR c.target IS NOT NULL
-                  AND (o.payload ->> 'debit_account', o.payload ->> 'credit_account', (o.payload ->> 'amount')::numeric,
-                       o.payload ->> 'currency')
-                    = (c.target ->> 'debit_account_id', c.target ->> 'credit_account_id', (c.target ->> 'amount')::numeric,
-                       c.target ->> 'currency_code')))
+    WITH told AS MATERIALIZED (
+        SELECT o.kind, o.payload
+        FROM dual_ledger_outbox o
+        WHERE o.ledger_id = p_ledger_id AND NOT o.withdraws AND o.compensated_by IS NULL
+          AND o.status NOT IN ('CANCELLED', 'COMPENSATED')
+          AND o.reference_id IN (
+              SELECT p_reference_id
+              UNION ALL
+              SELECT x.reference_id
+              FROM ledger_corrections c JOIN ledger_correction_entries x ON x.correction_id = c.id
+              WHERE c.ledger_id = p_ledger_id AND c.reference_id = p_reference_id AND c.status IN ('applied', 'undone'))
+    ), said AS (
+        SELECT payload ->> 'debit_account' AS debit, payload ->> 'credit_account' AS credit,
+               (payload ->> 'amount')::numeric AS amount, payload ->> 'currency' AS currency,
+               (payload ->> 'fx_rate')::numeric AS fx_rate, payload ->> 'type' AS type,
+               -- An entry of a closed period is dated in an open one.
+               coalesce(payload -> 'metadata' ->> 'happened_at', payload ->> 'booked_at')::timestamptz AS at
+        FROM told WHERE kind = 'entry'
+        UNION ALL
+        SELECT p_target ->> 'credit_account_id', p_target ->> 'debit_account_id', (p_target ->> 'amount')::numeric,
+               p_target ->> 'currency_code', (p_target ->> 'fx_rate')::numeric, p_target ->> 'transaction_type',
+               (p_target ->> 'timestamp_utc')::timestamptz
+        WHERE p_target IS NOT NULL
+    ), left_over AS (
+        SELECT FROM said CROSS JOIN LATERAL (VALUES (debit, amount), (credit, -amount)) AS leg (account_id, net)
+        GROUP BY leg.account_id, currency, fx_rate, type, at HAVING sum(leg.net) <> 0
+    )
+    SELECT CASE WHEN NOT EXISTS (SELECT FROM told) THEN 'nothing'
+                WHEN EXISTS (SELECT FROM told WHERE kind = 'acknowledgement') OR NOT EXISTS (SELECT FROM left_over)
+                THEN 'the truth'
+                ELSE 'something else' END
 $$;
+
+-- Whether the bank must not hear of a correction: it knows the truth, and only our ledger was wrong; or it was never told of the
+-- reference because it is an opening balance, with which both sides begin. What is posted anew under a reference that it was
+-- told of cannot be told once more: comparing both ledgers says what differs then.
+CREATE FUNCTION correction_is_untold(c ledger_corrections) RETURNS boolean
+LANGUAGE sql STABLE AS $$
+    SELECT c.reference_id IS NOT NULL AND EXISTS (SELECT FROM dual_ledgers d WHERE d.ledger_id = c.ledger_id)
+       AND CASE correction_bank_knows(c.ledger_id, c.reference_id, c.target)
+           WHEN 'the truth' THEN true
+           WHEN 'nothing' THEN coalesce(c.target, c.state -> 'entry') ->> 'transaction_type' = 'OPENING_BALANCE'
+           ELSE EXISTS (SELECT FROM ledger_correction_entries x JOIN dual_ledger_outbox o
+                          ON o.ledger_id = x.ledger_id AND o.reference_id = x.reference_id
+                         AND NOT o.withdraws AND o.compensated_by IS NULL AND o.status NOT IN ('CANCELLED', 'COMPENSATED')
+                        WHERE x.correction_id = c.id) END
+$$;
+
+-- Notes of entries that the bank does not hear of that this is so, else they would be told when the ledger is marked anew, and
+-- missed when both ledgers are compared.
+CREATE FUNCTION cancel_correction_for_bank(p_id bigint) RETURNS void
+LANGUAGE sql AS $$
+    INSERT INTO dual_ledger_outbox (ledger_id, reference_id, destination, origin, payload, status, last_error)
+    SELECT e.ledger_id, e.reference_id, d.bank_id, 'LOCAL', dual_ledger_payload(e, false), 'CANCELLED',
+           format('correction %s brings only this ledger to what the bank knows', p_id)
+    FROM ledger_correction_entries x
+    JOIN ledger_entries e ON e.id = x.entry_id
+    JOIN dual_ledgers d ON d.ledger_id = e.ledger_id
+    WHERE x.correction_id = p_id
+      AND NOT EXISTS (SELECT FROM dual_ledger_outbox o
+                      WHERE o.ledger_id = e.ledger_id AND o.reference_id = e.reference_id AND o.destination = d.bank_id
+                        AND NOT o.withdraws AND o.compensated_by IS NULL AND o.status NOT IN ('CANCELLED', 'COMPENSATED'))
+    ORDER BY x.number
+$$;
+COMMENT ON COLUMN dual_ledger_outbox.status IS
+    'PENDING: not sent yet. SENT: in a request whose answer is not known. ACKNOWLEDGED: the bank has it. FAILED: refused,'
+    ' will be tried again. DEAD: given up, for a person to look at. CANCELLED: the bank will not hear of it, since the entry'
+    ' was taken back before it did, or corrects what only this ledger had wrong. COMPENSATED: the bank has it, and another row'
+    ' takes it back.';
+
+-- Corrected references of which the bank was told the truth, though this ledger's own entry is not what was told: the entry as
+-- the bank has it. Both ledgers agree as long as what it was told is what the reference stands for.
+CREATE VIEW ledger_entries_as_told AS
+SELECT e.ledger_id, e.reference_id, told.destination AS bank_id, jsonb_populate_record(e, jsonb_build_object(
+           'debit_account_id', told.payload -> 'debit_account', 'credit_account_id', told.payload -> 'credit_account',
+           'amount', told.payload -> 'amount', 'currency_code', told.payload -> 'currency',
+           'transaction_type', told.payload -> 'type', 'timestamp_utc', told.payload -> 'booked_at',
+           'fx_rate', told.payload -> 'fx_rate', 'metadata', told.payload -> 'metadata')) AS entry
+FROM ledger_corrected_references r
+JOIN ledger_entries e ON e.ledger_id = r.ledger_id AND e.reference_id = r.reference_id
+JOIN dual_ledger_outbox told ON told.ledger_id = e.ledger_id AND told.reference_id = e.reference_id AND told.kind = 'entry'
+ AND NOT told.withdraws AND told.compensated_by IS NULL AND told.status NOT IN ('CANCELLED', 'COMPENSATED')
+WHERE r.holds AND correction_bank_knows(r.ledger_id, r.reference_id, r.target) = 'the truth';
 
 -- Posts the entries of a correction through post_ledger_entry. When the ledger refuses one, nothing is posted, and why is
 -- returned: a balance that breaks a constraint in between may not do so in the other order.
@@ -843,6 +918,7 @@ DECLARE
     c       ledger_corrections;
     change  text;
     refused text;
+    untold  boolean;
     entries jsonb;
 BEGIN
     -- Entries first and accounts second, in id order, as all who post. From here on nobody moves these accounts, so what the
@@ -872,11 +948,12 @@ BEGIN
         RETURN correction_is_stale(c, p_actor, change);
     END IF;
 
-    IF correction_bank_knows(c) THEN
+    untold := correction_is_untold(c);
+    IF untold THEN
         PERFORM set_config('backfill.origin', 'OPENING', true);     -- nobody is told
     ELSIF c.kind = 'missing' THEN
         PERFORM set_config('backfill.origin', coalesce((
-            SELECT b.origin FROM backfill_batches b JOIN backfill_partitions p ON p.id = b.partition_id
+            SELECT b.origin FROM backfill_batches_ever b JOIN backfill_partitions p ON p.id = b.partition_id
             WHERE b.source_id = c.source_id AND p.partition_key = c.partition_key LIMIT 1), ''), true);
     END IF;
     IF c.kind = 'balance' THEN
@@ -890,6 +967,8 @@ BEGIN
     PERFORM set_config('backfill.origin', '', true);
     IF refused IS NOT NULL THEN
         RETURN jsonb_build_object('id', p_id, 'outcome', 'refused', 'why', refused);
+    ELSIF untold THEN
+        PERFORM cancel_correction_for_bank(p_id);
     END IF;
 
     UPDATE ledger_corrections SET status = 'undone', undone_by = p_id
@@ -914,29 +993,18 @@ $$;
 
 -- As in 0002: the functions work on the tables beside them, whatever the session's search_path says. States are hashed, so
 -- their times are written in one time zone.
-DO $$
-DECLARE
-    function regprocedure;
-BEGIN
-    FOR function IN
-        SELECT oid FROM pg_proc
-        WHERE pronamespace = current_schema()::regnamespace
-          AND proname IN ('ledger_corrections_guard', 'ledger_corrections_begin', 'ledger_correction_entries_guard',
-                          'correction_movements', 'corrections_of_reference', 'corrections_hold',
-                          'corrected_entries_as_posted', 'ledger_seal_as_corrected', 'correction_reference_state',
-                          'correction_balance_state', 'correction_state', 'correction_reverse', 'correction_differences',
-                          'draft_reference_correction', 'draft_balance_correction', 'propose_corrections',
-                          'correction_change', 'correction_is_stale', 'approve_correction', 'reject_correction',
-                          'correction_bank_knows', 'post_correction_entries', 'compute_balance_anew', 'apply_correction')
-    LOOP
-        EXECUTE format('ALTER FUNCTION %s SET search_path = %I, pg_temp', function, current_schema());
-        EXECUTE format('ALTER FUNCTION %s SET timezone = ''UTC''', function);
-        -- They look up single entries by their keys. Without statistics of these tables, the planner would read all entries.
-        IF function::regproc::text ~ '(corrections_hold|correction_reference_state|draft_reference_correction|apply_correction)$'
-        THEN
-            EXECUTE format('ALTER FUNCTION %s SET enable_hashjoin = off', function);
-            EXECUTE format('ALTER FUNCTION %s SET enable_mergejoin = off', function);
-        END IF;
-    END LOOP;
-END
-$$;
+CALL pin_functions(ARRAY[
+    'ledger_corrections_guard', 'ledger_corrections_begin', 'ledger_correction_entries_guard', 'correction_movements',
+    'corrections_of_reference', 'corrections_hold', 'corrected_entries_as_posted', 'ledger_seal_as_corrected',
+    'correction_reference_state', 'correction_balance_state', 'correction_state', 'correction_reverse',
+    'correction_differences', 'draft_reference_correction', 'draft_balance_correction', 'propose_corrections',
+    'correction_change', 'correction_is_stale', 'approve_correction', 'reject_correction', 'correction_bank_knows',
+    'correction_is_untold', 'cancel_correction_for_bank', 'post_correction_entries', 'compute_balance_anew',
+    'apply_correction'
+], ARRAY['timezone = ''UTC''']);
+-- They look up single entries by their keys. Without statistics of these tables, the planner would read all entries.
+CALL pin_functions(
+    ARRAY['corrections_hold', 'correction_reference_state', 'draft_reference_correction', 'correction_bank_knows',
+          'correction_is_untold', 'cancel_correction_for_bank', 'apply_correction'],
+    ARRAY['enable_hashjoin = off', 'enable_mergejoin = off']
+);

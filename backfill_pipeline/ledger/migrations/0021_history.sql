@@ -106,17 +106,6 @@ COMMENT ON FUNCTION ledger_balance_dips IS
     'Accounts that were below zero at the end of a moment: how often, since when, how deep. ended_at is NULL for one that'
     ' still is.';
 
--- As in 0002: the functions work on the tables beside them, whatever the session's search_path says.
-DO $$
-DECLARE
-    function regprocedure;
-BEGIN
-    FOR function IN
-        SELECT oid FROM pg_proc
-        WHERE pronamespace = current_schema()::regnamespace
-          AND proname IN ('balance_as_of', 'account_statement', 'ledger_balance_dips')
-    LOOP
-        EXECUTE format('ALTER FUNCTION %s SET search_path = %I, pg_temp', function, current_schema());
-    END LOOP;
-END
-$$;
+CALL pin_functions(ARRAY[
+    'balance_as_of', 'account_statement', 'ledger_balance_dips'
+]);

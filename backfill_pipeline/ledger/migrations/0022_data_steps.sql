@@ -102,18 +102,6 @@ LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
     SELECT regexp_replace(outside, '^(''*[=+@\t\r-])', '''\1')
 $$;
 
--- As in 0002: the functions work on the tables beside them, whatever the session's search_path says.
-DO $$
-DECLARE
-    function regprocedure;
-BEGIN
-    FOR function IN
-        SELECT oid FROM pg_proc
-        WHERE pronamespace = current_schema()::regnamespace
-          AND proname IN ('ledger_open_column', 'ledger_close_column', 'ledger_entries_refuse_change',
-                          'ledger_entries_keep_history')
-    LOOP
-        EXECUTE format('ALTER FUNCTION %s SET search_path = %I, pg_temp', function, current_schema());
-    END LOOP;
-END
-$$;
+CALL pin_functions(ARRAY[
+    'ledger_open_column', 'ledger_close_column', 'ledger_entries_refuse_change', 'ledger_entries_keep_history'
+]);

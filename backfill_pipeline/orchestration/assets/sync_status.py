@@ -4,7 +4,7 @@ It is materialized whenever all days that have ended are complete: in every fiel
 is missing it is only observed, with the same table. So its freshness is that of the bank, whichever old days are
 repeated meanwhile: Dagster's freshness looks at the latest materialization alone, of whatever partition.
 
-Belongs here: Dagster's side of `ledger/banks/sync_status.py`.
+Belongs here: Dagster's side of `ledger/banks/sync_status.py` and `bank_progress.py`.
 Does not: finding out about a day (`dual_ledger/days.py`).
 """
 
@@ -18,7 +18,7 @@ from backfill_pipeline.definition.cron import hours_later
 from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.definition.scb import ScbSection
 from backfill_pipeline.definition.scb_days import last_ended_day, scb_of
-from backfill_pipeline.ledger.banks import sync_status
+from backfill_pipeline.ledger.banks import bank_progress, sync_status
 from backfill_pipeline.ledger.connection import connect
 from backfill_pipeline.orchestration.assets.keys import asset_key, sync_status_key
 from backfill_pipeline.orchestration.failures import terminal
@@ -77,7 +77,7 @@ def look(definition: SourceDefinition, places: Places) -> tuple[bool, Metadata]:
     now = _now()
     ended = last_ended_day(scb_of(definition), now)
     with connect(places.ledger_url, application_name=f"backfill {definition.id}"[:63]) as connection:
-        progress = sync_status.progress(connection, now)
+        progress = bank_progress.progress(connection, now)
         latest = sync_status.load(connection, definition.id, ended - timedelta(days=TABLE_ROWS - 1), ended)
         mine = next((one for one in progress if one.source_id == definition.id), None)
         missing = () if mine is None else mine.incomplete[:TABLE_ROWS]

@@ -137,17 +137,17 @@ class InPlaceReader:
                     connection, plan, after=after, first_row=chunk.first_row, limit=chunk.row_count
                 )
             ]
-            found = execute(
-                connection,
-                DIGEST.format(
-                    **names_of(plan), behind=behind_key([key_column(one.name) for one in plan.key], after)
-                ),
-                {"count": chunk.row_count, **bound(after)},
-            )[0]
+            found = _digest(connection, plan, chunk, after)
         table = pa.concat_tables(pieces)
         if found != (chunk.row_count, chunk.sha256) or not set(header) <= set(table.column_names):
             raise self.changed(chunk)
         return table.combine_chunks()
+
+    def is_as_registered(self, chunk: SourceChunk) -> bool:
+        """Whether the rows of a chunk are what they were; the database hashes them, and none is read."""
+        with self._planned() as (connection, plan):
+            after = self._after(connection, plan, chunk)
+            return _digest(connection, plan, chunk, after) == (chunk.row_count, chunk.sha256)
 
     def rows_at(self, chunk: SourceChunk, source_rows: Sequence[int]) -> pa.Table:
         """Some rows of a chunk as EXTRACTED, in source order. That the chunk is what was registered is not looked at.
@@ -213,6 +213,10 @@ class InPlaceReader:
 
     def key_before(self, chunk: SourceChunk) -> tuple[str, ...] | None:
         """The key of the row before a chunk; None where it is the first."""
+        if chunk.first_row == 1:
+            return None
+        if (key := (self._known_bounds() or {}).get(chunk.first_row)) is not None:
+            return key  # without a connection
         with self._planned() as (connection, plan):
             return self._after(connection, plan, chunk)
 
@@ -272,6 +276,18 @@ class InPlaceReader:
             unfinished = self._folder / f"{os.getpid()}.keys.tmp"
             unfinished.write_text(json.dumps(self._bounds), encoding="utf-8")
             unfinished.replace(self._folder / f"{sha256}-{size_bytes}.keys.json")
+
+
+def _digest(
+    connection: Connection, plan: Plan, chunk: SourceChunk, after: Sequence[str] | None
+) -> tuple[object, ...]:
+    """How many rows a chunk has now, and the SHA-256 of their hashes in order."""
+    behind = behind_key([key_column(one.name) for one in plan.key], after)
+    return execute(
+        connection,
+        DIGEST.format(**names_of(plan), behind=behind),
+        {"count": chunk.row_count, **bound(after)},
+    )[0]
 
 
 def _records(

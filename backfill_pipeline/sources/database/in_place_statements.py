@@ -22,24 +22,26 @@ ALIAS: Final = "source_rows"
 HASHED_ROWS: Final = 100_000
 """Rows that are hashed together: the hash of all does not depend on how they are cut into chunks."""
 
+# Behind OFFSET 0 the text of a row is made once, for its hash and its length; that of a key only where a chunk ends.
 SURVEY: Final = sql.SQL("""
     WITH numbered AS (
-        SELECT row_number() OVER (ORDER BY {key}) AS n, sha256(convert_to(__backfill_text, 'UTF8')) AS digest,
-               octet_length(__backfill_text) AS bytes, ARRAY[{key_texts}] AS key
-        FROM (SELECT {alias}.*, {row_text} AS __backfill_text FROM {rows}) AS {alias}
+        SELECT row_number() OVER (ORDER BY {key}) AS __backfill_n, octet_length(__backfill_text) AS __backfill_bytes,
+               sha256(convert_to(__backfill_text, 'UTF8')) AS __backfill_digest, {key}
+        FROM (SELECT {key}, {row_text} AS __backfill_text FROM {rows} ORDER BY {key} OFFSET 0) AS {alias}
     )
-    SELECT (n - 1) / %(chunk)s AS chunk, (n - 1) / %(part)s AS part, count(*), sum(bytes)::bigint,
-           encode(sha256(string_agg(digest, '' ORDER BY n)), 'hex'),
-           (array_agg(key) FILTER (WHERE n %% %(chunk)s = 0))[1],
-           count(*) FILTER (WHERE array_position(key, NULL) IS NOT NULL)
-    FROM numbered
+    SELECT (__backfill_n - 1) / %(chunk)s AS chunk, (__backfill_n - 1) / %(part)s AS part, count(*),
+           sum(__backfill_bytes)::bigint,
+           encode(sha256(string_agg(__backfill_digest, '' ORDER BY __backfill_n)), 'hex'),
+           ARRAY[{last_key}], count(*) FILTER (WHERE num_nulls({key}) > 0)
+    FROM numbered AS {alias}
     GROUP BY {sets}
     ORDER BY 1 NULLS LAST, 2
 """)
+_LAST_KEY: Final = sql.SQL("(array_agg({}::text) FILTER (WHERE __backfill_n %% %(chunk)s = 0))[1]")
 DIGEST: Final = sql.SQL("""
-    SELECT count(*), encode(sha256(string_agg(digest, '' ORDER BY n)), 'hex')
-    FROM (SELECT row_number() OVER (ORDER BY {key}) AS n, sha256(convert_to({row_text}, 'UTF8')) AS digest
-          FROM (SELECT * FROM {rows} {behind} ORDER BY {key} LIMIT %(count)s) AS {alias}) AS hashed
+    SELECT count(*), encode(sha256(string_agg(__backfill_digest, '' ORDER BY {key})), 'hex')
+    FROM (SELECT {key}, sha256(convert_to({row_text}, 'UTF8')) AS __backfill_digest
+          FROM {rows} {behind} ORDER BY {key} LIMIT %(count)s) AS {alias}
 """)
 IDENTITY: Final = (
     "SELECT (SELECT system_identifier FROM pg_control_system())::text, current_database()::text,"
@@ -134,12 +136,15 @@ def hashed(connection: Connection, plan: Plan, chunk_rows: int) -> Hashed:
     """Has the database hash all rows, by chunks of so many."""
     same = chunk_rows == HASHED_ROWS
     sets = sql.SQL("1, 2" if same else "GROUPING SETS ((1), (2))")
+    last_key = sql.SQL(", ").join(_LAST_KEY.format(key_column(one.name)) for one in plan.key)
     rows = execute(
-        connection, SURVEY.format(sets=sets, **names_of(plan)), {"chunk": chunk_rows, "part": HASHED_ROWS}
+        connection,
+        SURVEY.format(sets=sets, last_key=last_key, **names_of(plan)),
+        {"chunk": chunk_rows, "part": HASHED_ROWS},
     )
     chunks = [row for row in rows if row[0] is not None]
     return Hashed(
-        chunks=[(row[2], row[4], None if row[5] is None else tuple(row[5])) for row in chunks],
+        chunks=[(row[2], row[4], None if row[5][0] is None else tuple(row[5])) for row in chunks],
         parts=[row[4] for row in rows if same or row[0] is None],
         row_count=sum(row[2] for row in chunks),
         size_bytes=sum(row[3] for row in chunks),

@@ -19,8 +19,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
 
-from openpyxl.styles.numbers import BUILTIN_FORMATS, STRIP_RE, is_date_format, is_timedelta_format
-
 from backfill_pipeline.errors import SourceFileError
 from backfill_pipeline.sources.files.compressed import ALWAYS_BYTES, RATIO_MAX
 from backfill_pipeline.sources.files.content import open_file, os_reason
@@ -268,6 +266,9 @@ class _StylesPart(_Part):
     """Which cell styles show times."""
 
     def __init__(self) -> None:
+        # Imported here: it takes a fifth of a second, which nobody but a reader of workbooks should wait for.
+        from openpyxl.styles.numbers import BUILTIN_FORMATS
+
         self._formats: dict[str, str] = {str(number): code for number, code in BUILTIN_FORMATS.items()}
         self._styles: list[str] = []
         self._inside = False
@@ -295,6 +296,8 @@ class _StylesPart(_Part):
 
 def _date_format(code: str | None) -> DateFormat | None:
     """How a format shows times; None for formats of numbers. Formats 14 to 22 and 45 to 47 need no code."""
+    from openpyxl.styles.numbers import STRIP_RE, is_date_format, is_timedelta_format
+
     if not is_date_format(code):
         return None
     assert code is not None
