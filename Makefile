@@ -9,7 +9,7 @@ PYTEST := .venv/bin/python -m pytest --numprocesses auto
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo dev test test-slow lint types lock bench bench-quick fuzz clean
+.PHONY: help demo dev test test-slow lint types lock bench bench-quick fuzz docs reference clean
 
 # A virtual environment knows its own absolute path. The stamp's name is made from it, so that a checkout that was
 # moved or copied gets a new environment instead of running the old one's code.
@@ -54,6 +54,14 @@ bench-quick: $(READY) ## the ratios that matter, at a small size, in three minut
 
 fuzz: $(READY) ## fuzz a reader, led by coverage (FUZZ_ARGS="jsonl --seconds 600"); needs atheris
 	@.venv/bin/python -m backfill_pipeline_tests.fuzz $(FUZZ_ARGS)
+
+docs: $(TOOLS) ## the documentation site, strictly, into build/site; opens without a server
+	@# Not --quiet: warnings that are not shown are not counted, and strict is about them.
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build
+	@echo "file://$(CURDIR)/build/site/index.html"
+
+reference: $(READY) ## write those pages of docs/ again that are made from the code
+	@.venv/bin/python -m backfill_pipeline.documentation
 
 lock: ## renew the two lock files: names, versions and hashes, for every Python from 3.11 on
 	@$(MAKE) --no-print-directory $(READY)

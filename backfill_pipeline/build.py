@@ -14,6 +14,7 @@ import dagster as dg
 from backfill_pipeline.definition.catalogue import find_sources
 from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.errors import BackfillError, SourceDefinitionError
+from backfill_pipeline.orchestration.alerts.sensors import alert_sensors
 from backfill_pipeline.orchestration.assets.audit import audit_asset
 from backfill_pipeline.orchestration.assets.bank_days import bank_assets
 from backfill_pipeline.orchestration.assets.constraints import constraints_asset
@@ -74,6 +75,7 @@ def build_defs(
         sensors=[
             inbox_sensor(usable, [job for source in watched for job in jobs[source.id]]),
             *(outbox_sensor(banks, job) for job in dispatch),
+            *alert_sensors(),
         ],
         resources={"ledger": LedgerResource(), **(resource_overrides or {})},
         # One process per run: a process per step costs four seconds each, and the steps share nothing but the ledger.

@@ -15,13 +15,14 @@ PACKAGE = "backfill_pipeline"
 LOCK = CHECKOUT / "requirements.lock"
 TOOLS_LOCK = CHECKOUT / "requirements-tools.lock"
 
-MAY_IMPORT_DAGSTER = ("orchestration", "build", "definitions", "cli")
-BASE = ("errors", "money", "settings", "wording")
+MAY_IMPORT_DAGSTER = ("orchestration", "build", "definitions", "cli", "documentation")
+BASE = ("errors", "money", "pages", "settings", "wording")
 # Who may import whom inside the package; what is not named here may import everything.
 MAY_IMPORT = {
     "errors": (),
     "money": ("errors",),
     "settings": ("errors",),
+    "pages": ("wording",),
     "definition": BASE,
     "schemas": BASE,
     "sources": ("definition", "schemas", *BASE),

@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def _interrupted() -> str:
-    if sys.argv[1:2] in (["sync"], ["outbox"]):
+    if sys.argv[1:2] in (["sync"], ["outbox"], ["alerts"]):
         return _SYNC_INTERRUPTED
     return _PLAN_INTERRUPTED if sys.argv[1:2] == ["plan"] else _INTERRUPTED
 

@@ -11,13 +11,16 @@ from typing import Annotated, Literal
 
 import typer
 
+from backfill_pipeline.cli.alert_commands import alerts_app
 from backfill_pipeline.cli.audit_commands import audit_app
 from backfill_pipeline.cli.bank_commands import outbox_app, sync_app
 from backfill_pipeline.cli.correction_commands import corrections_app
 from backfill_pipeline.cli.evidence import evidence_app
 from backfill_pipeline.cli.exit_codes import ExitCode
+from backfill_pipeline.cli.metrics import metrics_app
 from backfill_pipeline.cli.options import Day, Json, Source
 from backfill_pipeline.cli.periods import period_app
+from backfill_pipeline.cli.report import report
 from backfill_pipeline.cli.rollback import rollback
 from backfill_pipeline.cli.seals import seals_app
 
@@ -41,12 +44,15 @@ app.add_typer(outbox_app, name="outbox")
 app.add_typer(constraints_app, name="constraints")
 app.add_typer(rejects_app, name="rejects")
 app.add_typer(db_app, name="db")
+app.add_typer(alerts_app, name="alerts")
 app.add_typer(evidence_app, name="evidence")
 app.add_typer(corrections_app, name="corrections")
 app.add_typer(audit_app)
 app.add_typer(period_app, name="period")
 app.add_typer(seals_app)
+app.add_typer(metrics_app)
 app.command()(rollback)
+app.command()(report)
 
 
 @app.command()

@@ -1,6 +1,6 @@
 """Text and tables on the terminal.
 
-Belongs here: rows as a rich table; texts of others made harmless.
+Belongs here: rows as a rich table; texts of others are made harmless (`wording.printable`).
 Does not: what is in them.
 """
 
@@ -15,6 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from backfill_pipeline.cli.output import console
+from backfill_pipeline.wording import printable
+
+__all__ = ["plain_table", "printable"]
 
 _ANY_WIDTH: Final = 1_000_000
 
@@ -47,14 +50,3 @@ def _text(value: object) -> str:
     if isinstance(value, (int, Decimal)):
         return f"{value:,}"
     return str(value)
-
-
-def printable(text: str, limit: int | None = None) -> str:
-    """Text of a file as it can be shown: no character of it can move the cursor, colour or turn what is around it."""
-    cut = text if limit is None or len(text) <= limit else text[: limit - 1] + "…"
-    if cut.isprintable():
-        return cut
-    return "".join(
-        one if one.isprintable() else "⏎" if one == "\n" else one.encode("unicode_escape").decode()
-        for one in cut
-    )

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import dagster as dg
+from dagster_shared.error import SerializableErrorInfo
 
 from backfill_pipeline.errors import BackfillError, TransientError
 
@@ -21,6 +22,39 @@ TRANSIENT_RETRIES = dg.RetryPolicy(
 
 TRANSIENT_MARK = "may_succeed_later"
 """Metadata of a failure: whether the same again may succeed."""
+
+
+def why_failed(instance: dg.DagsterInstance, run_id: str) -> tuple[str, bool] | None:
+    """The first failure of a run's steps in a sentence, and whether the same again may succeed.
+
+    Args:
+        instance: where the run is recorded.
+        run_id: of a run that failed.
+
+    Returns:
+        None when no step failed: the process died.
+    """
+    for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
+        event = entry.dagster_event
+        if event is None:
+            continue
+        data = event.step_failure_data
+        if data.user_failure_data is not None:
+            transient = data.user_failure_data.metadata.get(TRANSIENT_MARK)
+            told = data.user_failure_data.description or f"{event.step_key} failed"
+            return told, transient is not None and bool(transient.value)
+        if data.error is not None and data.error.cls_name == dg.DagsterExecutionInterruptedError.__name__:
+            return "it was interrupted", True  # as when Dagster is stopped
+        if data.error is not None:
+            return _innermost(data.error), False
+    return None
+
+
+def _innermost(error: SerializableErrorInfo) -> str:
+    """What really happened, below the errors that Dagster wraps around it."""
+    while error.cause is not None:
+        error = error.cause
+    return " ".join(error.message.split())
 
 
 @contextmanager

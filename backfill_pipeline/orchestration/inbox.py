@@ -26,7 +26,7 @@ from backfill_pipeline.orchestration.assets.keys import (
     RANGE_START_TAG,
     asset_key,
 )
-from backfill_pipeline.orchestration.failures import TRANSIENT_MARK
+from backfill_pipeline.orchestration.failures import why_failed
 from backfill_pipeline.stages.inbox import SourceInbox, Step, examine
 from backfill_pipeline.stages.inbox_files import FoundFile, is_in_inbox, look, strangers
 from backfill_pipeline.stages.prepare import STAGES
@@ -232,20 +232,4 @@ def _why(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[str, bool]:
     """Why a run did not succeed, and whether the same again may."""
     if run.status is dg.DagsterRunStatus.CANCELED:
         return _CANCELLED, False
-    for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
-        event = entry.dagster_event
-        if event is None:
-            continue
-        data = event.step_failure_data
-        if data.user_failure_data is not None:
-            transient = data.user_failure_data.metadata.get(TRANSIENT_MARK)
-            told = data.user_failure_data.description or f"{event.step_key} failed"
-            return told, transient is not None and bool(transient.value)
-        if data.error is not None and data.error.cls_name == dg.DagsterExecutionInterruptedError.__name__:
-            return (
-                "it was interrupted",
-                True,
-            )  # as when Dagster is stopped; a person's cancelling is told above
-        if data.error is not None:
-            return " ".join(data.error.message.split()), False
-    return "its process died", True
+    return why_failed(instance, run.run_id) or ("its process died", True)

@@ -32,6 +32,8 @@ _DPI: Final = 110
 _COLORS: Final = 64
 _CODES_SHOWN: Final = 10
 _CURRENCIES_SHOWN: Final = len(SERIES)
+# So few days have their names below them; more would not fit, and single ones would be given as hours.
+_DAYS_NAMED: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ def throughput_plot(points: Sequence[ThroughputPoint], *, kind: Literal["png", "
         axes.set_xlim(0, ends[-1])
         axes.set_ylim(0, max(rates) * 1.08 or 1)
         _plain_numbers(axes)
+        _whole_numbers(axes)
         text = (
             f"Throughput over {counted(ends[-1], 'batch', 'batches')}: from {min(rates):,.0f} to {max(rates):,.0f}"
             " entries per second."
@@ -79,8 +82,19 @@ def throughput_plot(points: Sequence[ThroughputPoint], *, kind: Literal["png", "
         return _finished(figure, "Throughput", text, kind)
 
 
-def daily_plot(days: Sequence[DayVolume], *, kind: Literal["png", "svg"] = "png") -> Plot | None:
-    """Entries per day as bars, and amounts per day and currency as lines below; None without entries."""
+def daily_plot(
+    days: Sequence[DayVolume],
+    *,
+    kind: Literal["png", "svg"] = "png",
+    period: Literal["day", "month"] = "day",
+) -> Plot | None:
+    """Entries per day as bars, and amounts per day and currency as lines below; None without entries.
+
+    Args:
+        days: of entries.
+        kind: of the image.
+        period: with "month", each of `days` is the first of a month and stands for all of it.
+    """
     if not days:
         return None
     entries: dict[str, int] = {}
@@ -90,12 +104,12 @@ def daily_plot(days: Sequence[DayVolume], *, kind: Literal["png", "svg"] = "png"
         amounts.setdefault(one.currency_code, []).append(one)
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, datestr2num
 
-    with _drawing("entries per day", height=2) as (figure, axes):
+    with _drawing(f"entries per {period}", height=2) as (figure, axes):
         places = [datestr2num(day) for day in entries]
-        axes.bar(places, list(entries.values()), color=SERIES[0], width=_bar_width(places))
+        axes.bar(places, list(entries.values()), color=SERIES[0], width=_bar_width(places, period))
         _plain_numbers(axes)
         below = figure.add_subplot(2, 1, 2, sharex=axes)
-        _style(below, "amount per day")
+        _style(below, f"amount per {period}")
         shown = sorted(amounts, key=lambda code: -sum(one.entries for one in amounts[code]))[
             :_CURRENCIES_SHOWN
         ]
@@ -120,18 +134,22 @@ def daily_plot(days: Sequence[DayVolume], *, kind: Literal["png", "svg"] = "png"
         )
         below.set_ylim(bottom=0)
         _short_numbers(below)
-        locator = AutoDateLocator(minticks=2, maxticks=8)
-        below.xaxis.set_major_locator(locator)
-        below.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+        if len(places) <= _DAYS_NAMED:
+            below.set_xlim(min(places) - 1, max(places) + 1)
+            below.set_xticks(places, list(entries))
+        else:
+            locator = AutoDateLocator(minticks=2, maxticks=8)
+            below.xaxis.set_major_locator(locator)
+            below.xaxis.set_major_formatter(ConciseDateFormatter(locator))
         axes.tick_params(labelbottom=False)
         busiest = max(entries, key=lambda day: entries[day])
         left_out = len(amounts) - len(shown)
         text = (
-            f"{counted(sum(entries.values()), 'entry', 'entries')} on {counted(len(entries), 'day')} from"
+            f"{counted(sum(entries.values()), 'entry', 'entries')} on {counted(len(entries), period)} from"
             f" {min(entries)} to {max(entries)}, most on {busiest}: {entries[busiest]:,}. Amounts in"
             f" {', '.join(shown)}{f' and {left_out} more' if left_out else ''}."
         )
-        return _finished(figure, "Entries and amounts per day", text, kind)
+        return _finished(figure, f"Entries and amounts per {period}", text, kind)
 
 
 def rejects_plot(counts: Mapping[str, int], *, kind: Literal["png", "svg"] = "png") -> Plot | None:
@@ -192,6 +210,13 @@ def _plain_numbers(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(lambda value, _place: f"{value:,.0f}")
 
 
+def _whole_numbers(axes: Axes) -> None:
+    """Of batches, on the axis below: there is no half of one."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+
+
 def _short_numbers(axes: Axes) -> None:
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
@@ -199,9 +224,9 @@ def _short_numbers(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(EngFormatter(sep=""))
 
 
-def _bar_width(places: Sequence[float]) -> float:
+def _bar_width(places: Sequence[float], period: Literal["day", "month"]) -> float:
     """In days; years of days would otherwise be thinner than a point and vanish."""
-    return max(0.8, (max(places) - min(places)) / 400)
+    return 20 if period == "month" else max(0.8, (max(places) - min(places)) / 400)
 
 
 def _finished(figure: Figure, title: str, text: str, kind: Literal["png", "svg"]) -> Plot:

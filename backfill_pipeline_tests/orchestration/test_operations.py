@@ -218,3 +218,13 @@ def test_evidence_is_written_to_a_new_folder_and_is_as_written(operator: Operato
     assert check_pack(out, None).faults == ()
     assert str(written["manifest_sha256"]) == check_pack(out, None).manifest_sha256
     assert "not an empty folder" in operator.refused("evidence", "write_evidence", **wanted, out=str(out))
+
+
+def test_a_report_is_written_below_the_home_and_a_break_fails_the_run(operator: Operator) -> None:
+    assert "absolute path" in operator.refused("report", "write_report", source="s", out="report.html")
+    told = operator.told("report", "write_report", source="s")
+    assert told["page"] == str(operator.world.folder / "home" / "reports" / "s.html")
+    assert told["outcome"] == "not complete"
+    assert "not reconciled, or rolled back since: backfill reconcile s" in str(told["findings"])
+    operator.world.tamper("UPDATE backfill_partitions SET row_count = row_count + 1 WHERE number = 2")
+    assert "the counts do not add up" in operator.refused("report", "write_report", source="s")

@@ -92,3 +92,17 @@ def test_the_same_figures_are_the_same_bytes_and_small() -> None:
     assert png is not None
     assert len(png.markdown()) < 30_000
     assert png.markdown().startswith(f"![{png.text}](data:image/png;base64,")
+
+
+def test_few_days_are_named_and_batches_are_counted_whole() -> None:
+    plot = daily_plot(volumes(3, "EUR"), kind="svg")
+    assert plot is not None
+    assert [one for one in labels(plot) if one.startswith("2024")] == [
+        "2024-01-01",
+        "2024-01-02",
+        "2024-01-03",
+    ]
+    assert not [one for one in labels(plot) if ":" in one]
+    rate = throughput_plot(points(1000, 2000), kind="svg")
+    assert rate is not None
+    assert not [one for one in labels(rate) if "." in one]

@@ -11,6 +11,7 @@ import dagster as dg
 from backfill_pipeline.orchestration.operations.corrections import correction_jobs
 from backfill_pipeline.orchestration.operations.evidence import evidence_job
 from backfill_pipeline.orchestration.operations.periods import period_jobs
+from backfill_pipeline.orchestration.operations.report import report_job
 from backfill_pipeline.orchestration.operations.rollback import rollback_jobs
 from backfill_pipeline.orchestration.operations.seals import seal_job, verify_job
 
@@ -24,4 +25,5 @@ def operation_jobs() -> list[dg.JobDefinition | dg.UnresolvedAssetJobDefinition]
         seal_job(),
         verify_job(),
         evidence_job(),
+        report_job(),
     ]

@@ -1,0 +1,1 @@
+"""Dagster's side of alerts: sensors, what runs say, and where the postbox is kept."""
