@@ -9,7 +9,7 @@ PYTEST := .venv/bin/python -m pytest --numprocesses auto
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo dev test test-slow lint types lock bench bench-quick fuzz docs reference clean
+.PHONY: help demo dev test test-slow test-ui lint types lock bench bench-quick fuzz docs reference clean
 
 # A virtual environment knows its own absolute path. The stamp's name is made from it, so that a checkout that was
 # moved or copied gets a new environment instead of running the old one's code.
@@ -33,10 +33,20 @@ dev: $(READY) ## start the Dagster UI and daemon on a free port
 	@.venv/bin/backfill up
 
 test: lint types ## lint, types, tests but for the slow ones (PYTEST_ARGS=... goes to pytest)
-	@$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+	@$(PYTEST) -m "not slow and not ui" $(PYTEST_ARGS)
 
 test-slow: $(READY) ## the slow tests: more kills, more examples, more rows
 	@$(PYTEST) -m slow $(PYTEST_ARGS)
+
+test-ui: $(TOOLS) ## the Dagster UI and reports in a browser; screenshots and traces go to build/test-ui
+	@if ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null; then \
+		if [ "$$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then \
+			echo "No Chromium: install it first (Debian: apt-get install chromium)" >&2; exit 1; \
+		fi; \
+		export DEBIAN_FRONTEND=noninteractive; \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >/dev/null || exit 1; \
+	fi
+	@.venv/bin/python -m pytest -m ui backfill_pipeline_tests/ui $(PYTEST_ARGS)
 
 lint: $(READY) ## ruff: rules and format
 	@.venv/bin/ruff check .

@@ -19,6 +19,7 @@ from backfill_pipeline.orchestration.assets.audit import audit_asset
 from backfill_pipeline.orchestration.assets.bank_days import bank_assets
 from backfill_pipeline.orchestration.assets.constraints import constraints_asset
 from backfill_pipeline.orchestration.assets.corrections import corrections_asset
+from backfill_pipeline.orchestration.assets.glance import at_a_glance
 from backfill_pipeline.orchestration.assets.keys import (
     BANK_TAG,
     CONSTRAINTS_KEY,
@@ -32,6 +33,9 @@ from backfill_pipeline.orchestration.assets.reconciliation import reconciliation
 from backfill_pipeline.orchestration.assets.seals import seals_asset
 from backfill_pipeline.orchestration.assets.stages import stage_assets
 from backfill_pipeline.orchestration.assets.sync_status import sync_status_asset
+from backfill_pipeline.orchestration.checks.jobs import checks_job, checks_schedule
+from backfill_pipeline.orchestration.checks.ledger import STILL_IN_FORCE, ledger_checks
+from backfill_pipeline.orchestration.checks.sources import source_checks
 from backfill_pipeline.orchestration.inbox import inbox_sources
 from backfill_pipeline.orchestration.operations.jobs import operation_jobs
 from backfill_pipeline.orchestration.outbox import dispatch_job, outbox_sensor
@@ -40,6 +44,9 @@ from backfill_pipeline.orchestration.schedules import nightly_schedule
 from backfill_pipeline.orchestration.sensors import inbox_sensor
 from backfill_pipeline.settings import load_settings
 from backfill_pipeline.stages.prepare import STAGES
+
+# Where constraints are applied, their own check has just found the same.
+_STILL_IN_FORCE = dg.AssetSelection.checks(dg.AssetCheckKey(CONSTRAINTS_KEY, STILL_IN_FORCE))
 
 
 def build_defs(
@@ -68,10 +75,19 @@ def build_defs(
     # What constraints are applied to: all that is posted, of banks all that is proven equal.
     before = [asset_key(source.id, "posted" if source.scb is None else "reconciliation") for source in usable]
     dispatch = [dispatch_job(banks)] if banks else []
+    checks = [*(source_checks(source) for source in usable), ledger_checks()]
     return dg.Definitions(
+        asset_checks=checks,
         assets=[*assets, constraints_asset(before), audit_asset(), corrections_asset(), seals_asset()],
-        jobs=[*(job for of_source in jobs.values() for job in of_source), *dispatch, *operation_jobs()],
-        schedules=[nightly_schedule(bank) for bank in banks],
+        jobs=[
+            *(job for of_source in jobs.values() for job in of_source),
+            *(_reconcile_job(source) for source in usable if source.scb is None),
+            *dispatch,
+            *operation_jobs(),
+            _constraints_job(),
+            checks_job(checks),
+        ],
+        schedules=[*(nightly_schedule(bank) for bank in banks), checks_schedule()],
         sensors=[
             inbox_sensor(usable, [job for source in watched for job in jobs[source.id]]),
             *(outbox_sensor(banks, job) for job in dispatch),
@@ -85,8 +101,15 @@ def build_defs(
 
 def _assets(source: SourceDefinition) -> list[dg.AssetsDefinition]:
     if source.scb is not None:
-        return [bank_assets(source), sync_status_asset(source)]
-    return [plan_asset(source), manifest_asset(source), stage_assets(source), reconciliation_asset(source)]
+        assets = [bank_assets(source), sync_status_asset(source)]
+    else:
+        assets = [
+            plan_asset(source),
+            manifest_asset(source),
+            stage_assets(source),
+            reconciliation_asset(source),
+        ]
+    return [at_a_glance(one, source) for one in assets]
 
 
 def _jobs(source: SourceDefinition) -> list[dg.UnresolvedAssetJobDefinition]:
@@ -104,7 +127,8 @@ def _jobs(source: SourceDefinition) -> list[dg.UnresolvedAssetJobDefinition]:
                 *(asset_key(source.id, stage) for stage in STAGES),
                 CONSTRAINTS_KEY,
                 asset_key(source.id, "reconciliation"),
-            ),
+            )
+            - _STILL_IN_FORCE,
             description=f"Takes partitions of {source.id} through all stages, applies the constraints and reconciles.",
         ),
     ]
@@ -115,9 +139,27 @@ def _sync_job(bank: SourceDefinition) -> dg.UnresolvedAssetJobDefinition:
         sync_job_name(bank.id),
         selection=dg.AssetSelection.assets(
             *(asset_key(bank.id, name) for name in DAY_ASSETS), CONSTRAINTS_KEY
-        ),
+        )
+        - _STILL_IN_FORCE,
         tags={BANK_TAG: bank.id},
         description=f"Takes days of {bank.id} through everything: fetched, posted, acknowledged, compared.",
+    )
+
+
+def _reconcile_job(source: SourceDefinition) -> dg.UnresolvedAssetJobDefinition:
+    return dg.define_asset_job(
+        f"reconcile_{source.id}",
+        selection=dg.AssetSelection.assets(asset_key(source.id, "reconciliation")),
+        description=f"Compares all of {source.id} with the ledger, field by field. Posts nothing.",
+    )
+
+
+def _constraints_job() -> dg.UnresolvedAssetJobDefinition:
+    return dg.define_asset_job(
+        "apply_constraints",
+        selection=dg.AssetSelection.assets(CONSTRAINTS_KEY) - _STILL_IN_FORCE,
+        description="Applies the balance constraints to the whole ledger and probes them. While accounts offend,"
+        " nothing is applied, and they are listed.",
     )
 
 

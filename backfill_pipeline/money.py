@@ -18,6 +18,9 @@ AMOUNT_DIGITS = 38
 AMOUNT_SCALE = 18
 """Decimals of an amount: what the smallest unit of any asset in use needs (1 wei = 1e-18 ether)."""
 
+SUM_DIGITS = 60
+"""Digits of a sum of amounts. Python would round it to 28: sums are made in `localcontext(prec=SUM_DIGITS)`."""
+
 AMOUNT_TYPE = pa.decimal128(AMOUNT_DIGITS, AMOUNT_SCALE)
 """The Arrow type of amounts and rates, from the source to the database."""
 

@@ -154,7 +154,8 @@ class Settings(BaseSettings):
 
     Attributes:
         ledger_database_url: the ledger's PostgreSQL; None means the embedded one below `home`.
-        dagster_database_url: where Dagster keeps its records; None means a database beside the ledger's.
+        dagster_database_url: where Dagster keeps its records; None means `<database>_dagster` beside the ledger's, or
+            `dagster` on the embedded server.
         home: the one directory for everything that this product writes; deleting it is a clean start.
         sources_dir: the directory of source definitions.
         inbox_dir: the directory that is watched for new files; it need not exist.

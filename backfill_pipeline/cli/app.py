@@ -20,6 +20,7 @@ from backfill_pipeline.cli.exit_codes import ExitCode
 from backfill_pipeline.cli.metrics import metrics_app
 from backfill_pipeline.cli.options import Day, Json, Source
 from backfill_pipeline.cli.periods import period_app
+from backfill_pipeline.cli.prune import prune
 from backfill_pipeline.cli.report import report
 from backfill_pipeline.cli.rollback import rollback
 from backfill_pipeline.cli.seals import seals_app
@@ -53,6 +54,7 @@ app.add_typer(seals_app)
 app.add_typer(metrics_app)
 app.command()(rollback)
 app.command()(report)
+app.command()(prune)
 
 
 @app.command()

@@ -108,12 +108,17 @@ def named_source(name: str, *, register: bool = True) -> SourceDefinition:
     return definition
 
 
-@contextmanager
-def dagster_instance(session: Session) -> Iterator[dg.DagsterInstance]:
-    """Dagster's instance of this home: the one that the UI shows."""
+def set_dagster_environment(session: Session) -> None:
+    """Sets what this process and those that it starts need to find Dagster's instance of this home."""
     os.environ.update(prepare_dagster(session.settings, session.endpoint))
     # Fewer, larger writes of events: a range of 1,000 partitions logs 4,000 materializations.
     os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "1000")
+
+
+@contextmanager
+def dagster_instance(session: Session) -> Iterator[dg.DagsterInstance]:
+    """Dagster's instance of this home: the one that the UI shows."""
+    set_dagster_environment(session)
     # With a handler there, Dagster's warnings about its storage do not make logging set up one for standard error.
     logging.getLogger().addHandler(logging.NullHandler())
     import dagster as dg

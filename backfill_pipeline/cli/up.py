@@ -22,7 +22,7 @@ from types import FrameType
 
 from backfill_pipeline.cli.exit_codes import ExitCode
 from backfill_pipeline.cli.output import console, remarks
-from backfill_pipeline.cli.session import Session, dagster_instance, open_session
+from backfill_pipeline.cli.session import Session, open_session, set_dagster_environment
 from backfill_pipeline.errors import TerminalError, UsageError
 from backfill_pipeline.settings import checkout_dir
 
@@ -33,15 +33,25 @@ _POLL_S = 0.2
 
 def start_ui(host: str, port: int | None) -> ExitCode:
     """Runs until Ctrl-C, SIGTERM, or the end of one of the two processes (exit code 1)."""
-    with open_session() as session, _only_one(session), dagster_instance(session) as instance:
-        from backfill_pipeline.orchestration.launch import sweep_orphans
-
+    with open_session() as session, _only_one(session):
+        set_dagster_environment(session)
         # Nothing of Dagster runs on this home yet, so whatever looks as if it did is a leftover of a crash.
-        for run_id in sweep_orphans(instance, only_own=False):
+        for run_id in _sweep():
             remarks.print(f"run {run_id[:8]} was left over by a crash and is marked as failed")
         port = _free_port(host) if port is None else port
         with _interruptible():
             return _serve(host, port, session)
+
+
+def _sweep() -> list[str]:
+    """Marks runs as failed that a crash left over, and frees their slots; returns their ids."""
+    done = subprocess.run(
+        [sys.executable, "-m", "backfill_pipeline.cli.sweep"], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        why = done.stderr.strip().splitlines()[-1:] or [f"code {done.returncode}"]
+        raise TerminalError(f"Dagster's runs cannot be looked through ({why[0]}): see that its database runs")
+    return done.stdout.split()
 
 
 def _serve(host: str, port: int, session: Session) -> ExitCode:

@@ -44,6 +44,7 @@ _HELP: Final[dict[str, dict[str, str]]] = {
         "id": "the name of the source everywhere",
         "type": "the kind of source",
         "description": "for people",
+        "owners": "whom to ask about it: e-mail addresses, or team:name; shown on its assets",
         "file": "the export; relative to this file; ${NAME} and ${NAME:-default} come from the environment",
         "files": "patterns of several files that are one source, instead of file",
         "member": "which file inside a .zip",

@@ -5,10 +5,19 @@ Does not: the sections (the other modules of this package), reading YAML or word
 rules do to rows (`mapping/`).
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from backfill_pipeline.definition.accounts import AccountMap, Accounts
 from backfill_pipeline.definition.api import ApiSource
@@ -48,9 +57,21 @@ def _metadata_keys(value: object) -> object:
 
 
 def _one_or_more(value: object) -> object:
-    """One pattern is short for a list of one."""
+    """One text is short for a list of one."""
     return [value] if isinstance(value, str | Path) else value
 
+
+_OWNER: Final = re.compile(r"team:[\w.-]+|[\w.+-]+@[\w-]+(\.[\w-]+)+", re.ASCII)
+
+
+def _owner(text: str) -> str:
+    if not _OWNER.fullmatch(text):
+        raise problem("must be an e-mail address, or team: and a name such as team:payments", value=text)
+    return text
+
+
+Owner = Annotated[str, AfterValidator(_owner)]
+"""Whom to ask about a source: an e-mail address, or a team."""
 
 SECTIONS: Final = ("csv", "fixed", "parquet", "xlsx", "mt940", "camt", "database", "api", "scb")
 """Sections that only the type of their name may have."""
@@ -68,6 +89,7 @@ class SourceDefinition(Model):
     id: str = Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")
     type: Literal["csv", "jsonl", "fixed", "parquet", "xlsx", "mt940", "camt", "database", "api", "scb"]
     description: str | None = None
+    owners: Annotated[tuple[Owner, ...], BeforeValidator(_one_or_more)] = ()
     file: Path | None = None
     files: Annotated[tuple[Path, ...], BeforeValidator(_one_or_more)] | None = None
     member: Name | None = None

@@ -8,13 +8,14 @@ Does not: what pages say, the look of the site (`mkdocs.yml`).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Final, Protocol
 
 _CODE: Final = re.compile(r"(`+)(.+?)\1")
 _FENCE: Final = re.compile(r"\s*(```|~~~)")
+_BLOCK: Final = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
 _FILE_NAME: Final = re.compile(r"\[(?:[\w-]+/)*[\w-]+\.md\]\(([^)#]+\.md)(#[^)]+)?\)")
 _STYLE_URL: Final = re.compile(r"url\(\s*['\"]?(?:https?:)?//|@import\s+['\"]?(?:https?:)?//")
 
@@ -30,6 +31,9 @@ _FETCHED: Final = {
     "source": ("src", "srcset"),
     "video": ("src", "poster"),
 }
+_BEHIND: Final = 0.3
+"""What a match in such a page weighs, where one in any other weighs 1."""
+
 # Relations of a link that name another page and fetch nothing.
 _NAMED_ONLY: Final = frozenset({"canonical", "next", "prev", "edit"})
 
@@ -44,6 +48,7 @@ class _Page(Protocol):
     """What is asked of MkDocs' page."""
 
     file: _File
+    meta: MutableMapping[str, object]
 
 
 def on_page_markdown(markdown: str, page: _Page, config: Mapping[str, object], **_: object) -> str:
@@ -51,8 +56,12 @@ def on_page_markdown(markdown: str, page: _Page, config: Mapping[str, object], *
 
     There, `|` in code has to be written with a backslash inside a table; Python-Markdown would show the backslash. And
     there, files of the repository that are no pages can be linked to; the site names them instead. Where a link shows
-    the name of a page's file, which is what readers of files look for, the site shows its title.
+    the name of a page's file, which is what readers of files look for, the site shows its title or its section's.
+
+    Why something is so is found behind how it is done.
     """
+    if page.file.src_uri.startswith("decisions/"):
+        page.meta["search"] = {"boost": _BEHIND}
     depth = page.file.src_uri.count("/") + 1
     outside = re.compile(rf"\[([^\]]+)\]\((?:\.\./){{{depth}}}([^)]+)\)")
     folder = (Path(str(config["docs_dir"])) / page.file.src_uri).parent
@@ -72,8 +81,15 @@ def _titled(link: re.Match[str], folder: Path) -> str:
     target = folder / link[1]
     if not target.is_file():
         return link.group()
-    title = re.search(r"^# (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
-    return f"[{title[1]}]({link[1]}{link[2] or ''})" if title else link.group()
+    titles = re.findall(r"^#+ (.+)$", _BLOCK.sub("", target.read_text(encoding="utf-8")), re.MULTILINE)
+    anchor = link[2] or ""
+    named = [title for title in titles if not anchor or f"#{_slug(title)}" == anchor]
+    return f"[{named[0]}]({link[1]}{anchor})" if named else link.group()
+
+
+def _slug(title: str) -> str:
+    """What a heading can be linked by, on the site as on GitHub."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 def _named(link: re.Match[str]) -> str:

@@ -17,6 +17,7 @@ from backfill_pipeline.ledger.registrations import Registration
 from backfill_pipeline.stages.prepare import STAGES, StageReport
 from backfill_pipeline.stages.reconcile import ReconciliationReport
 from backfill_pipeline.stages.runner import describe
+from backfill_pipeline.stages.volumes import merged
 
 Outcome = Literal["synced", "unchanged", "failed"]
 
@@ -152,6 +153,9 @@ def summed(reports: Iterable[StageReport]) -> tuple[StageReport, ...]:
             before.rows_out + one.rows_out,
             before.seconds + one.seconds,
             details,
+            (*before.batches, *one.batches),
+            one.last_row,
+            None if before.days is None or one.days is None else tuple(merged((*before.days, *one.days))),
         )
     for one in found.values():
         if "entries_per_second" in one.details:

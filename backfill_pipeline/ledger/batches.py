@@ -42,7 +42,12 @@ class BatchPlan:
 
 @dataclass(frozen=True, slots=True)
 class BatchOutcome:
-    """What became of one batch. `read` always equals the sum of the next four."""
+    """What became of one batch. `read` always equals the sum of the next four.
+
+    Attributes:
+        seconds: that it took.
+        checkpoint_seconds: part of them that went into the checkpoint; None where that was not told.
+    """
 
     read: int
     posted: int
@@ -52,6 +57,7 @@ class BatchOutcome:
     path: str
     seconds: float
     already_recorded: bool = False
+    checkpoint_seconds: float | None = None
 
     def __post_init__(self) -> None:
         if self.read != self.posted + self.duplicates + self.conflicts + self.rejected:
@@ -69,6 +75,7 @@ class BatchRecord:
         taken_rejected: rows of a replay that were counted as rejected before; with `taken_conflicts`, all of them.
         taken_conflicts: likewise, as conflicts.
         seconds: that the batch took.
+        checkpoint_seconds: part of them that went into the checkpoint; None where that was not told.
     """
 
     id: int
@@ -89,6 +96,7 @@ class BatchRecord:
     filtered: int = 0
     taken_rejected: int = 0
     taken_conflicts: int = 0
+    checkpoint_seconds: float | None = None
 
 
 def lock(connection: Connection, what: str) -> None:
@@ -116,9 +124,10 @@ def record(connection: Connection, batch: BatchRecord) -> None:
     connection.execute(
         "INSERT INTO backfill_batches (id, partition_id, source_id, kind, first_row, last_row, read, posted,"
         " duplicates, conflicts, rejected, filtered, taken_rejected, taken_conflicts, run_id, path, started_at,"
-        " seconds, origin) VALUES (%(id)s, %(partition_id)s, %(source_id)s, %(kind)s, %(first_row)s, %(last_row)s,"
-        " %(read)s, %(posted)s, %(duplicates)s, %(conflicts)s, %(rejected)s, %(filtered)s, %(taken_rejected)s,"
-        " %(taken_conflicts)s, %(run_id)s, %(path)s, now(), %(seconds)s, %(origin)s)",
+        " seconds, checkpoint_seconds, origin) VALUES (%(id)s, %(partition_id)s, %(source_id)s, %(kind)s,"
+        " %(first_row)s, %(last_row)s, %(read)s, %(posted)s, %(duplicates)s, %(conflicts)s, %(rejected)s,"
+        " %(filtered)s, %(taken_rejected)s, %(taken_conflicts)s, %(run_id)s, %(path)s, now(), %(seconds)s,"
+        " round(%(checkpoint_seconds)s::numeric, 6), %(origin)s)",
         {**asdict(batch), "seconds": round(batch.seconds, 6)},
     )
 
@@ -130,14 +139,15 @@ def find_batch(connection: Connection, plan: BatchPlan) -> BatchOutcome | None:
         LedgerError: rows of the batch are recorded, but as part of a batch that was cut in another way.
     """
     row = connection.execute(
-        "SELECT first_row, last_row, read, posted, duplicates, conflicts, rejected, path, seconds FROM backfill_batches"
+        "SELECT first_row, last_row, read, posted, duplicates, conflicts, rejected, path, seconds,"
+        " checkpoint_seconds::float8 FROM backfill_batches"
         " WHERE partition_id = %s AND kind = 'entries' AND first_row <= %s AND last_row >= %s"
         " ORDER BY first_row LIMIT 1",
         [plan.partition_id, plan.last_row, plan.first_row],
     ).fetchone()
     if row is None:
         return None
-    first_row, last_row, read, posted, duplicates, conflicts, rejected, path, seconds = row
+    first_row, last_row, read, posted, duplicates, conflicts, rejected, path, seconds, checkpoint_s = row
     if (first_row, last_row) != (plan.first_row, plan.last_row):
         raise LedgerError(
             f"rows {plan.first_row} to {plan.last_row} of partition {plan.partition_key} of {plan.source_id} overlap"
@@ -145,7 +155,15 @@ def find_batch(connection: Connection, plan: BatchPlan) -> BatchOutcome | None:
             " rows that are not posted"
         )
     return BatchOutcome(
-        read, posted, duplicates, conflicts, rejected, path, float(seconds), already_recorded=True
+        read,
+        posted,
+        duplicates,
+        conflicts,
+        rejected,
+        path,
+        float(seconds),
+        already_recorded=True,
+        checkpoint_seconds=checkpoint_s,
     )
 
 

@@ -65,7 +65,7 @@ def post_batch(
     *,
     expect_trouble: bool = False,
 ) -> BatchOutcome:
-    """Posts one batch exactly once: recorded already? → COPY → triggers → batch, rejects, checkpoint → commit.
+    """Posts one batch exactly once: recorded already? → COPY → triggers → checkpoint, batch, rejects → commit.
 
     A batch that meets the ledger's entries goes through staging instead of COPY: a COPY that fails half-way has cost as
     much as one that succeeds, and leaves dead rows in the table and its indexes.
@@ -101,6 +101,22 @@ def post_batch(
         )
         last_id, last_time = _last_of(connection, entries)
         outcome = outcome_of(entries.num_rows, told, policy, path, time.monotonic() - started)
+        # What the pipeline makes of refused rows, before anybody else has to wait for the checkpoint.
+        rejected = describe_rejects(told.refused) if told.refused.num_rows else None
+        checkpoint_since = time.monotonic()
+        checkpoints.advance(
+            connection,
+            plan.source_id,
+            plan.source_type,
+            last_id=last_id,
+            last_time=last_time,
+            processed=outcome.read,
+            successful=outcome.posted + outcome.duplicates,
+            failed=outcome.conflicts + outcome.rejected,
+            metadata={"partition": plan.partition_key, "batch_id": batch_id, "last_row": plan.last_row},
+        )
+        now = time.monotonic()
+        outcome = replace(outcome, seconds=now - started, checkpoint_seconds=now - checkpoint_since)
         batches.record(
             connection,
             BatchRecord(
@@ -119,23 +135,13 @@ def post_batch(
                 path=path,
                 seconds=outcome.seconds,
                 origin=plan.origin,
+                checkpoint_seconds=outcome.checkpoint_seconds,
             ),
         )
         if isinstance(entries, TakenRows) and path == IN_DATABASE_PATH:
             taken_rows.expect_entries(connection, entries, batch_id)
-        if told.refused.num_rows:
-            rejects.insert(connection, plan.partition_id, batch_id, describe_rejects(told.refused))
-        checkpoints.advance(
-            connection,
-            plan.source_id,
-            plan.source_type,
-            last_id=last_id,
-            last_time=last_time,
-            processed=outcome.read,
-            successful=outcome.posted + outcome.duplicates,
-            failed=outcome.conflicts + outcome.rejected,
-            metadata={"partition": plan.partition_key, "batch_id": batch_id, "last_row": plan.last_row},
-        )
+        if rejected is not None:
+            rejects.insert(connection, plan.partition_id, batch_id, rejected)
     return replace(outcome, seconds=time.monotonic() - started)
 
 

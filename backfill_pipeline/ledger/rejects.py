@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 import pgpq
 import pyarrow as pa
@@ -16,6 +17,19 @@ from backfill_pipeline.ledger.connection import Connection, ledger_errors
 from backfill_pipeline.schemas.frames import REJECTS_SCHEMA
 
 _ROWS_PER_BUFFER = 10_000
+
+# The first row of each code, then the second of each, and so on. Raw text is not needed to sort them.
+_REJECTED_BY: Final = """
+    SELECT x.code, one.count, p.partition_key, x.source_row, x.source_line, x.stage, x.code, x.field, x.reason, x.raw
+    FROM (SELECT id, partition_id, place, count(*) OVER (PARTITION BY code) AS count
+          FROM (SELECT id, partition_id, code, source_row,
+                       row_number() OVER (PARTITION BY code ORDER BY source_row) AS place
+                FROM backfill_rejects
+                WHERE partition_id = %(partition)s AND (batch_id IS NOT NULL) = %(posting)s) AS of_code
+          ORDER BY place, code LIMIT %(limit)s) AS one
+    JOIN backfill_rejects x ON x.id = one.id
+    JOIN backfill_partitions p ON p.id = one.partition_id
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +55,19 @@ class Reject:
     replay_batch_id: int | None = None
     replayed_by: str | None = None
     replayed_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Rows that one stage of a run refused of a partition, as it refused them.
+
+    Attributes:
+        counts: code → rows, the most frequent first; conflicts are among them.
+        sample: a few rows of every code, in source order.
+    """
+
+    counts: dict[str, int]
+    sample: list[Reject]
 
 
 def insert(connection: Connection, partition_id: int, batch_id: int | None, rows: pa.Table) -> None:
@@ -122,6 +149,24 @@ def count_by_code(connection: Connection, registration_id: int) -> dict[str, int
             [registration_id],
         ).fetchall()
     return {code: count for code, count in rows}
+
+
+def rejected_by(
+    connection: Connection, partition_id: int, *, while_posting: bool, sample_max: int
+) -> Rejected:
+    """Rows of a partition that posting refused, or what came before it: by code, with at most `sample_max` of them.
+
+    Every code is in the sample as long as there are no more codes than that.
+    """
+    with ledger_errors("read rejects from"):
+        rows = connection.execute(
+            _REJECTED_BY, {"partition": partition_id, "posting": while_posting, "limit": sample_max}
+        ).fetchall()
+    counts = {code: count for code, count, *_ in rows}
+    return Rejected(
+        {code: counts[code] for code in sorted(counts, key=lambda code: (-counts[code], code))},
+        sorted((Reject(*reject) for _, _, *reject in rows), key=lambda one: one.source_row),
+    )
 
 
 def count_repaired(connection: Connection, registration_id: int) -> int:

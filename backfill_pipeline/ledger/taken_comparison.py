@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from typing import Final, LiteralString
 
 import pyarrow as pa
@@ -25,6 +25,7 @@ from backfill_pipeline.ledger.connection import Connection, ledger_errors
 from backfill_pipeline.ledger.join_methods import JOIN_BY_KEY
 from backfill_pipeline.ledger.read_back import LEDGER_SCHEMA, read_entries
 from backfill_pipeline.ledger.taken_rows import TakenFrom, mapped_rows, write_rows_alike
+from backfill_pipeline.money import SUM_DIGITS
 
 _TEXTS: Final = (
     "ledger_id",
@@ -233,10 +234,10 @@ def _proven(
     if sum(number for _, number, _ in summed) != proven + entries.num_rows:  # there are entries of no row
         return None
     totals = {currency: amount for currency, _, amount in summed}
-    for currency, amount in zip(
-        entries.column("currency_code").to_pylist(), entries.column("amount").to_pylist(), strict=True
-    ):
-        totals[currency] -= amount
+    codes, amounts = (entries.column(name).to_pylist() for name in ("currency_code", "amount"))
+    with localcontext(prec=SUM_DIGITS):
+        for currency, amount in zip(codes, amounts, strict=True):
+            totals[currency] -= amount
     return ProvenRows(proven, totals, others, entries)
 
 

@@ -4,46 +4,78 @@ Belongs here: Dagster's view of `definition.models.RunConfig`.
 Does not: defaults (`stages/config.py`).
 """
 
-from typing import Literal
+from typing import Literal, Self
 
-import dagster as dg
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from backfill_pipeline.definition.models import RunConfig
+from backfill_pipeline.orchestration.launchpad import LaunchpadConfig
+from backfill_pipeline.stages.config import (
+    DEFAULT_BATCH_SIZE,
+    DEFAULT_CHECKPOINT_INTERVAL,
+    DEFAULT_MAX_RETRIES,
+    DEFAULT_PARALLEL_WORKERS,
+    DEFAULT_RETRY_DELAY_MS,
+    ONLINE_BATCH_SIZE,
+    ONLINE_CHECKPOINT_INTERVAL,
+    ONLINE_PARALLEL_WORKERS,
+)
 
 
-class BackfillRunConfig(dg.Config):
+class BackfillRunConfig(LaunchpadConfig):
     """The strategy's batch configuration (§3.1). Empty: what the source file says, else the product's default."""
 
-    batch_size: int | None = Field(default=None, ge=1, le=1_000_000, description="Entries per transaction.")
+    batch_size: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description=f"Entries per transaction. By default {DEFAULT_BATCH_SIZE:,}; online {ONLINE_BATCH_SIZE:,}.",
+    )
     checkpoint_interval: int | None = Field(
         default=None,
         ge=1,
         le=1_000_000,
-        description="Check balances and report progress every so many batches.",
+        description=f"Check balances and report progress every so many batches. By default"
+        f" {DEFAULT_CHECKPOINT_INTERVAL}; online {ONLINE_CHECKPOINT_INTERVAL:,}.",
     )
     max_retries: int | None = Field(
-        default=None, ge=0, le=20, description="Further tries of a batch after a transient error."
+        default=None,
+        ge=0,
+        le=20,
+        description=f"Further tries of a batch after a transient error. By default {DEFAULT_MAX_RETRIES}.",
     )
     retry_delay: int | None = Field(
         default=None,
         ge=0,
         le=60_000,
-        description="Milliseconds before the first retry; doubles each time, with jitter.",
+        description="Milliseconds before the first retry; doubles each time, with jitter. By default"
+        f" {DEFAULT_RETRY_DELAY_MS:,}.",
     )
     parallel_workers: int | None = Field(
-        default=None, ge=1, le=16, description="Partitions posted at the same time."
+        default=None,
+        ge=1,
+        le=16,
+        description="Partitions posted at the same time. By default"
+        f" {DEFAULT_PARALLEL_WORKERS}; online {ONLINE_PARALLEL_WORKERS}.",
     )
     skip_duplicates: bool | None = Field(
         default=None,
-        description="True: repeated entries are counted as duplicates. False: they are rejected.",
+        description="True, the default: repeated entries are counted as duplicates. False: they are rejected.",
     )
     validate_balances: bool | None = Field(
-        default=None, description="Check balances every checkpoint_interval batches."
+        default=None, description="Check balances every checkpoint_interval batches. By default true."
     )
     online: bool | None = Field(
-        default=None, description="Live postings go on meanwhile: small batches, one worker."
+        default=None,
+        description="Live postings go on meanwhile: small batches, one worker. By default what the source file says,"
+        " else false.",
     )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.max_retries == 0 and self.retry_delay is not None:
+            raise ValueError("retry_delay is given, but max_retries is 0: remove one of them")
+        return self
 
     def to_core(self) -> RunConfig:
         """The same as the core's model."""
@@ -60,7 +92,7 @@ class SyncRunConfig(BackfillRunConfig):
     )
 
 
-class ManifestConfig(dg.Config):
+class ManifestConfig(LaunchpadConfig):
     """How a source is registered."""
 
     accept_changed: bool = Field(
@@ -73,7 +105,7 @@ class ManifestConfig(dg.Config):
     )
 
 
-class PlanConfig(dg.Config):
+class PlanConfig(LaunchpadConfig):
     """How a source is planned."""
 
     accept_changed: bool = Field(

@@ -1,22 +1,22 @@
 """Metadata: what an operator sees on a materialization or a check.
 
-Belongs here: turning the core's reports into Dagster's metadata values; tables of at most 20 rows.
-Does not: computing anything.
+Belongs here: what all of them are made of (tables of at most 20 rows, pictures, totals), manifests and constraints.
+Does not: computing anything, stages (`stage_metadata.py`), reconciliations (`reconciliation_metadata.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from decimal import Decimal
 
 import dagster as dg
 import pyarrow as pa
 
 from backfill_pipeline.ledger.constraints import ConstraintReport
+from backfill_pipeline.ledger.figures import CurrencyTotal
 from backfill_pipeline.ledger.registrations import Registration
-from backfill_pipeline.stages.prepare import StageReport
-from backfill_pipeline.stages.reconcile import ReconciliationReport, currency_rows, equation
-from backfill_pipeline.stages.stated import StatedReport, step_rows
+from backfill_pipeline.reporting.plots import Plot
 
 TABLE_ROWS = 20
 Metadata = Mapping[str, dg.MetadataValue | str | int | float | bool]
@@ -48,6 +48,39 @@ def column_schema(schema: pa.Schema) -> dg.TableSchema:
     )
 
 
+def pictures(plots: Mapping[str, Plot | None]) -> Metadata:
+    """Plots by name, each in the metadata itself: it needs no file and no network; those that are None are left out."""
+    return {
+        name: dg.MetadataValue.md(f"{plot.markdown()}\n\n{plot.text}")
+        for name, plot in plots.items()
+        if plot is not None
+    }
+
+
+def totals_metadata(totals: Sequence[CurrencyTotal]) -> Metadata:
+    """What entries come to: a table of all currencies, and their entries as numbers that Dagster plots over time."""
+    if not totals:
+        return {}
+    columns = ("currency", "entries", "amount")
+    records = [
+        dg.TableRecord(
+            {"currency": one.currency_code, "entries": str(one.entries), "amount": plain_amount(one.amount)}
+        )
+        for one in totals
+    ]
+    schema = dg.TableSchema([dg.TableColumn(name, "string") for name in columns])
+    return {
+        "totals": dg.MetadataValue.table(records, schema),
+        **{f"entries/{one.currency_code}": one.entries for one in totals},
+    }
+
+
+def plain_amount(amount: Decimal) -> str:
+    """An amount in digits, without an exponent and without zeros that say nothing."""
+    text = f"{amount:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
 def manifest_metadata(
     registration: Registration,
     repeated_rows: int | None,
@@ -77,17 +110,6 @@ def manifest_metadata(
     }
 
 
-def stage_metadata(report: StageReport) -> Metadata:
-    """What a stage did to one partition."""
-    return {
-        "dagster/partition_row_count": report.rows_out,
-        "rows_in": report.rows_in,
-        "rows_out": report.rows_out,
-        "seconds": round(report.seconds, 3),
-        **report.details,
-    }
-
-
 def constraint_metadata(report: ConstraintReport) -> Metadata:
     """The outcome of the constraint step: the state, and who stands against it."""
     sample = table([asdict(offender) for offender in report.sample])
@@ -101,36 +123,4 @@ def constraint_metadata(report: ConstraintReport) -> Metadata:
             else {}
         ),
         **({"offenders": sample} if sample else {}),
-    }
-
-
-def reconciliation_metadata(report: ReconciliationReport) -> Metadata:
-    """The outcome of a reconciliation with its first breaks."""
-    breaks = table([asdict(one) for one in report.breaks])
-    accounts = table([asdict(one) for one in report.account_breaks])
-    currencies = table(currency_rows(report))
-    return {
-        "verdict": report.verdict,
-        "equation": equation(report),
-        "entries_compared": report.entries_compared,
-        "opening_entries_compared": report.opening_entries_compared,
-        "open_partitions": report.open_partitions,
-        "breaks": report.break_count,
-        "account_breaks": report.account_break_count,
-        "currency_breaks": len(report.currency_breaks),
-        "seconds": round(report.seconds, 3),
-        **({"break_sample": breaks} if breaks else {}),
-        **({"account_break_sample": accounts} if accounts else {}),
-        **({"currencies": currencies} if currencies else {}),
-        **({} if report.stated is None else stated_metadata(report.stated)),
-    }
-
-
-def stated_metadata(report: StatedReport) -> Metadata:
-    """How stated balances compare with the ledger's, and where they part."""
-    steps = table(step_rows(report))
-    return {
-        "stated_balances": report.sentence,
-        "stated_balances_differing": report.differing,
-        **({"stated_balance_drift": steps} if steps else {}),
     }

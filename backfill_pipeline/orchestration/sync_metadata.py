@@ -13,7 +13,8 @@ from typing import Final
 from backfill_pipeline.dual_ledger.day_report import DayReport
 from backfill_pipeline.ledger.banks.bank_progress import BankProgress
 from backfill_pipeline.ledger.banks.sync_status import SyncStatus
-from backfill_pipeline.orchestration.metadata import Metadata, manifest_metadata, stage_metadata, table
+from backfill_pipeline.orchestration.metadata import Metadata, manifest_metadata, table
+from backfill_pipeline.orchestration.stage_metadata import stage_metadata
 from backfill_pipeline.stages.prepare import STAGES
 from backfill_pipeline.wording import are, counted
 
@@ -61,6 +62,11 @@ def comparison(report: DayReport) -> Metadata:
         "dagster/partition_row_count": report.fetched,
         "verdict": report.verdict or "not compared",
         "equation": equation(report),
+        "posted": report.posted,
+        "duplicates": report.duplicates,
+        "conflicts": report.conflicts,
+        "rejected": report.rejected,
+        "filtered": report.filtered,
         "acknowledged": report.acknowledged,
         "seconds": round(report.seconds, 3),
     }

@@ -58,6 +58,13 @@ class Plot:
         return f"![{self.text}](data:{mime};base64,{b64encode(self.image).decode()})"
 
 
+def load() -> None:
+    """Loads what draws, which takes half a second: in a thread, it is there when the first plot is asked for."""
+    import matplotlib.backends.backend_agg
+    import matplotlib.dates
+    import matplotlib.figure  # noqa: F401 - loaded, not used
+
+
 def throughput_plot(points: Sequence[ThroughputPoint], *, kind: Literal["png", "svg"] = "png") -> Plot | None:
     """Entries per second over batches, in the order in which they were posted; None when there are no two points."""
     if len(points) < 2:

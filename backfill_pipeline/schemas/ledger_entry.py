@@ -67,11 +67,14 @@ class Validation:
 
 @dataclass(frozen=True, slots=True)
 class _Check:
-    """One rule of a column. `passes` sees the column; `reason` words the failing rows of the frame."""
+    """One rule of a column. `passes` sees the column; `reason` words the failing rows of the frame; `rule` is what must
+    hold of `field`, in a few words, for people who look at the schema.
+    """
 
     code: RejectCode
     field: str
     column: str
+    rule: str
     passes: Callable[[pd.Series], pd.Series]
     reason: Callable[[pa.Table], pa.Array]
 
@@ -242,6 +245,7 @@ def _too_long(field: str) -> _Check:
         RejectCode(f"{field}_too_long"),
         field,
         field,
+        f"at most {limit} characters",
         lambda column: column.str.len() <= limit,
         _says(
             f"{field} has ",
@@ -253,7 +257,12 @@ def _too_long(field: str) -> _Check:
 
 def _not_empty(field: str) -> _Check:
     return _Check(
-        RejectCode(f"{field}_missing"), field, field, lambda column: column != "", _says(f"{field} is empty")
+        RejectCode(f"{field}_missing"),
+        field,
+        field,
+        "not empty",
+        lambda column: column != "",
+        _says(f"{field} is empty"),
     )
 
 
@@ -262,6 +271,7 @@ def _positive(field: str) -> _Check:
         RejectCode(f"{field}_not_positive"),
         field,
         field,
+        "above 0",
         lambda column: column > Decimal(0),
         _says(f"{field} ", lambda table: plain_text(combined(table[field])), " is not above zero"),
     )
@@ -278,6 +288,7 @@ _CHECKS: Final[tuple[_Check, ...]] = (
         RejectCode.SAME_ACCOUNT,
         "credit_account_id",
         _SAME_ACCOUNT,
+        "not the debit account",
         lambda column: ~column,
         _says("debit and credit account are both ", lambda table: _quoted(table, "debit_account_id")),
     ),
@@ -286,6 +297,7 @@ _CHECKS: Final[tuple[_Check, ...]] = (
         RejectCode.AMOUNT_TOO_MANY_DECIMALS,
         "amount",
         _EXCESS_DECIMALS,
+        "no finer than the minor unit of its currency",
         lambda column: ~column,
         _says(
             "amount ",
@@ -301,6 +313,7 @@ _CHECKS: Final[tuple[_Check, ...]] = (
         RejectCode.CURRENCY_UNKNOWN,
         "currency_code",
         "currency_code",
+        "a code of ISO 4217",
         lambda column: column.isin(currency_codes().to_pylist()),
         _says("currency ", lambda table: _quoted(table, "currency_code"), " is not in ISO 4217"),
     ),
@@ -308,6 +321,7 @@ _CHECKS: Final[tuple[_Check, ...]] = (
         RejectCode.ASSET_TYPE_UNKNOWN,
         "asset_type",
         "asset_type",
+        f"one of {', '.join(ASSET_TYPES)}",
         lambda column: column.isin(ASSET_TYPES),
         _says(
             "asset type ",
@@ -323,6 +337,7 @@ _CHECKS: Final[tuple[_Check, ...]] = (
         RejectCode.TIME_OUT_OF_RANGE,
         "timestamp_utc",
         "timestamp_utc",
+        f"from {TIME_FIRST:%Y-%m-%d}, before {TIME_END:%Y-%m-%d}",
         lambda column: (column >= TIME_FIRST) & (column < TIME_END),
         _says(
             "time ",
@@ -336,6 +351,24 @@ _CHECKS: Final[tuple[_Check, ...]] = (
 
 _NULLABLE: Final = ("fx_rate", "fx_rate_scale", "metadata")
 
+_MEANINGS: Final = {
+    "source_row": "number of the record in the source, from 1; the header is not counted",
+    "ledger_id": "the ledger that the entry is in",
+    "debit_account_id": "the account that is debited",
+    "credit_account_id": "the account that is credited",
+    "amount": "what is moved, exactly, in units of the currency",
+    "amount_scale": "decimals of the amount as the source wrote it",
+    "currency_code": "the currency of the amount",
+    "asset_type": "what kind of thing is moved",
+    "transaction_type": "what kind of posting it is",
+    "reference_id": "what the entry is called; an entry is posted once under it",
+    "timestamp_utc": "when it happened, in UTC",
+    "fx_rate": "the rate of exchange, where there is one",
+    "fx_rate_scale": "decimals of the rate as the source wrote it",
+    "metadata": "further columns of the source, as a JSON object",
+}
+"""What each column of an entry is, for people."""
+
 
 @cache
 def entry_checks() -> pandera.DataFrameSchema:
@@ -346,12 +379,57 @@ def entry_checks() -> pandera.DataFrameSchema:
         name: pandera.Column(
             pd.ArrowDtype(kind),
             checks=[
-                pandera.Check(check.passes, name=check.code.value, error=check.code.value, n_failure_cases=1)
+                pandera.Check(
+                    check.passes,
+                    name=check.code.value,
+                    error=check.code.value,
+                    n_failure_cases=1,
+                    description=check.rule,
+                )
                 for check in _CHECKS
                 if check.column == name
             ],
             nullable=name in _NULLABLE,
+            description=_MEANINGS.get(name),
         )
         for name, kind in types.items()
     }
     return pandera.DataFrameSchema(columns, strict=True, coerce=False, name="ledger entries")
+
+
+@dataclass(frozen=True, slots=True)
+class EntryColumn:
+    """A column of an entry as people see it.
+
+    Attributes:
+        kind: its Arrow type.
+        rules: what must hold of each value, in a few words each.
+    """
+
+    name: str
+    kind: str
+    nullable: bool
+    meaning: str
+    rules: tuple[str, ...]
+
+
+def entry_columns() -> tuple[EntryColumn, ...]:
+    """The columns that a valid entry has, as the pandera schema checks them."""
+    checked = entry_checks().columns
+    of_field = {check.code.value: check.field for check in _CHECKS}
+    rules: dict[str, list[str]] = {name: [] for name in VALIDATED_SCHEMA.names}
+    for (
+        column
+    ) in checked.values():  # rules about two columns are checked on a third, and belong to their field
+        for check in column.checks:
+            rules[of_field[str(check.name)]].append(str(check.description))
+    return tuple(
+        EntryColumn(
+            field.name,
+            str(field.type),
+            bool(checked[field.name].nullable),
+            str(checked[field.name].description),
+            tuple(rules[field.name]),
+        )
+        for field in VALIDATED_SCHEMA
+    )

@@ -21,6 +21,7 @@ from backfill_pipeline.errors import BackfillError, LedgerError, TransientLedger
 from backfill_pipeline.ledger import accounts, balances, posting, registrations, rejects
 from backfill_pipeline.ledger.batches import BatchOutcome, BatchPlan, posted_ranges
 from backfill_pipeline.ledger.connection import Connection
+from backfill_pipeline.ledger.figures import DayVolume
 from backfill_pipeline.ledger.parts import Parts, others_posted
 from backfill_pipeline.ledger.posting import PostingPolicy, RejectWriter
 from backfill_pipeline.mapping.accounts import read_accounts
@@ -107,7 +108,8 @@ class Poster:
             self._trouble = outcomes[-1].path == "staging" and outcomes[-1].posted < outcomes[-1].read
             self._check_along_the_way(frames.key)
         self._complete(frames.key, refused=any(outcome.conflicts or outcome.rejected for outcome in outcomes))
-        return _report(validated.num_rows, remaining.num_rows, outcomes, time.monotonic() - started)
+        days = next((report.days for report in frames.reports if report.stage == "validated"), None)
+        return _report(validated, remaining, outcomes, days, time.monotonic() - started)
 
     def close(self) -> None:
         """Closes the connection."""
@@ -331,21 +333,29 @@ def _describe_rejects(work: SourceWork, frames: PartitionFrames, refused: pa.Tab
     return to_arrow(build_rejects(to_pandas(failures), positions, work.reader), REJECTS_SCHEMA)
 
 
-def _report(rows_in: int, remaining: int, outcomes: list[BatchOutcome], seconds: float) -> StageReport:
+def _report(
+    validated: pa.Table,
+    remaining: pa.Table,
+    outcomes: Sequence[BatchOutcome],
+    days: tuple[DayVolume, ...] | None,
+    seconds: float,
+) -> StageReport:
+    """What was posted of the entries of a partition, whose `days` are those that were posted if all of them were."""
     posted = sum(outcome.posted for outcome in outcomes)
     return StageReport(
         stage="posted",
-        rows_in=rows_in,
+        rows_in=validated.num_rows,
         rows_out=posted,
         seconds=seconds,
         details={
             "posted": posted,
-            "posted_before": rows_in - remaining,
+            "posted_before": validated.num_rows - remaining.num_rows,
             "duplicates": sum(outcome.duplicates for outcome in outcomes),
             "conflicts": sum(outcome.conflicts for outcome in outcomes),
             "rejected": sum(outcome.rejected for outcome in outcomes),
-            "batches": len(outcomes),
             "entries_per_second": round(posted / seconds) if seconds > 0 else 0,
-            "slowest_batch_s": round(max((outcome.seconds for outcome in outcomes), default=0.0), 3),
         },
+        batches=tuple(outcomes),
+        last_row=validated.column("source_row")[-1].as_py() if validated.num_rows else None,
+        days=days if posted == validated.num_rows else None,
     )

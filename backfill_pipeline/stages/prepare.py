@@ -18,7 +18,9 @@ import pyarrow.compute as pc
 from backfill_pipeline.definition.fields import GeneratedReferenceRule
 from backfill_pipeline.errors import TooManyRejectsError
 from backfill_pipeline.ledger import registrations, rejects, replays, source_data
+from backfill_pipeline.ledger.batches import BatchOutcome
 from backfill_pipeline.ledger.connection import ledger_errors
+from backfill_pipeline.ledger.figures import DayVolume
 from backfill_pipeline.mapping.references import read_occurrences
 from backfill_pipeline.schemas.extracted import (
     BYTE_LENGTH,
@@ -38,6 +40,7 @@ from backfill_pipeline.stages.manifest import survey_occurrences
 from backfill_pipeline.stages.reject_file import refresh_reject_file
 from backfill_pipeline.stages.retry import retrying
 from backfill_pipeline.stages.transactions import LEFT_OVER_COLUMNS, left_over
+from backfill_pipeline.stages.volumes import volumes
 from backfill_pipeline.stages.work import Log, SourceWork
 from backfill_pipeline.wording import counted
 
@@ -50,13 +53,23 @@ _POSITIONS = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class StageReport:
-    """What a stage did to a partition: rows in and out, and what else an operator asks for."""
+    """What a stage did to a partition: rows in and out, and what else an operator asks for.
+
+    Attributes:
+        batches: those that posting recorded; none of the other stages has any.
+        last_row: the source row up to which posting came: where its checkpoint is.
+        days: entries that are valid or posted, by day and currency, as far as that is known from memory: None where the
+            ledger has to be asked.
+    """
 
     stage: StageName
     rows_in: int
     rows_out: int
     seconds: float
     details: dict[str, int | float | str] = field(default_factory=dict)
+    batches: tuple[BatchOutcome, ...] = ()
+    last_row: int | None = None
+    days: tuple[DayVolume, ...] | None = None
 
 
 def _quiet(_message: str) -> None:
@@ -200,7 +213,8 @@ class PartitionFrames:
         details = {"rejected": rejected.num_rows} | {
             f"filtered: {why}": count for why, count in filtered.items()
         }
-        self._report("validated", transformed.num_rows, valid.num_rows, started, **details)
+        days = tuple(volumes(valid)) if "validated" in self.selected else None
+        self._report("validated", transformed.num_rows, valid.num_rows, started, days, **details)
         return valid
 
     def _rejected_rows(self, failures: pd.DataFrame) -> pa.Table:
@@ -223,11 +237,18 @@ class PartitionFrames:
             replays.count_filtered_reasons(connection, partition.id)
             refresh_reject_file(connection, self.work, self.key)
 
-    def _report(self, stage: StageName, rows_in: int, rows_out: int, started: float, **details: int) -> None:
+    def _report(
+        self,
+        stage: StageName,
+        rows_in: int,
+        rows_out: int,
+        started: float,
+        days: tuple[DayVolume, ...] | None = None,
+        **details: int,
+    ) -> None:
         if stage in self.selected:
-            self.reports.append(
-                StageReport(stage, rows_in, rows_out, time.monotonic() - started, dict(details))
-            )
+            seconds = time.monotonic() - started
+            self.reports.append(StageReport(stage, rows_in, rows_out, seconds, dict(details), days=days))
 
 
 def refuse_too_many_rejects(

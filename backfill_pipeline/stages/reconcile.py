@@ -19,7 +19,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
-from decimal import Decimal
+from decimal import Decimal, localcontext
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -29,6 +29,7 @@ from backfill_pipeline.ledger.balances import AccountBreak, Balances, CurrencyTo
 from backfill_pipeline.ledger.connection import Connection
 from backfill_pipeline.ledger.status import PartitionOutcome
 from backfill_pipeline.mapping.accounts import read_accounts
+from backfill_pipeline.money import SUM_DIGITS
 from backfill_pipeline.stages.comparison import (
     BREAK_SAMPLE,
     EntryBreak,
@@ -333,7 +334,7 @@ def _add_totals(report: ReconciliationReport, entries: pa.Table) -> None:
     totals = pa.table(
         {
             "currency": entries.column("currency_code"),
-            "amount": pc.cast(entries.column("amount"), pa.decimal256(60, 18)),
+            "amount": pc.cast(entries.column("amount"), pa.decimal256(SUM_DIGITS, 18)),
         }
     )
     sums = totals.group_by("currency").aggregate([("amount", "sum")]).to_pylist()
@@ -341,8 +342,9 @@ def _add_totals(report: ReconciliationReport, entries: pa.Table) -> None:
 
 
 def _add_to_totals(report: ReconciliationReport, totals: Mapping[str, Decimal]) -> None:
-    for currency, amount in totals.items():
-        report.source_totals[currency] = report.source_totals.get(currency, Decimal(0)) + amount
+    with localcontext(prec=SUM_DIGITS):
+        for currency, amount in totals.items():
+            report.source_totals[currency] = report.source_totals.get(currency, Decimal(0)) + amount
 
 
 def _count_break(key: str, what: str, expected: int, actual: int) -> EntryBreak:

@@ -96,7 +96,7 @@ def test_what_is_left_when_the_time_is_over_is_posted_unmeasured(
         return real(work, config, limit_s)
 
     monkeypatch.setattr(latency, "_backfill", hurry)
-    beside = latency.beside_a_backfill(bench, effective_config(RunConfig(online=True)), idle_s=0.5)
+    beside = latency.beside_a_backfill(bench, effective_config(RunConfig(online=True)), idle_s=2.0)
     assert limits == [0, math.inf]
     assert beside.entries_per_s > 0
 

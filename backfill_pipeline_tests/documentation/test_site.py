@@ -15,7 +15,7 @@ from backfill_pipeline.documentation.site import foreign, on_page_markdown, on_p
 
 def shown(markdown: str, path: str = "page.md", docs: Path = Path()) -> str:
     """What the site makes a page of, by its path below docs/."""
-    page = SimpleNamespace(file=SimpleNamespace(src_uri=path))
+    page = SimpleNamespace(file=SimpleNamespace(src_uri=path), meta={})
     return on_page_markdown(markdown, page, {"docs_dir": str(docs)})
 
 
@@ -23,6 +23,16 @@ def test_bars_in_the_code_of_a_table_lose_their_backslash() -> None:
     assert shown("| `a\\|b` | c\\|d |\n") == "| `a|b` | c\\|d |\n"
     text = "say `a\\|b`\n\n```text\n| `a\\|b` |\n```\n"
     assert shown(text) == text
+
+
+def test_reasons_are_found_behind_instructions() -> None:
+    pages = [
+        SimpleNamespace(file=SimpleNamespace(src_uri=path), meta={}) for path in ("decisions/a.md", "a.md")
+    ]
+    for page in pages:
+        on_page_markdown("# A\n", page, {"docs_dir": "."})
+    assert pages[0].meta["search"]["boost"] < 1
+    assert pages[1].meta == {}
 
 
 def test_files_that_are_no_pages_are_named() -> None:
@@ -41,8 +51,13 @@ def test_files_that_are_no_pages_are_named() -> None:
 
 def test_links_that_show_the_name_of_a_file_show_its_title(tmp_path: Path) -> None:
     (tmp_path / "decisions").mkdir()
-    (tmp_path / "audit.md").write_text("<!-- a remark -->\n\n# Audit and history\n\n# No title\n")
-    assert shown("([audit.md](audit.md#a))\n", docs=tmp_path) == "([Audit and history](audit.md#a))\n"
+    (tmp_path / "audit.md").write_text(
+        "<!-- a remark -->\n\n# Audit and history\n\n```sh\n# No title\n```\n\n## The audit: a look\n"
+    )
+    assert shown("([audit.md](audit.md))\n", docs=tmp_path) == "([Audit and history](audit.md))\n"
+    assert shown("[audit.md](audit.md#the-audit-a-look)\n", docs=tmp_path) == (
+        "[The audit: a look](audit.md#the-audit-a-look)\n"
+    )
     assert (
         shown("[docs/audit.md](../audit.md)\n", "decisions/a.md", tmp_path)
         == "[Audit and history](../audit.md)\n"

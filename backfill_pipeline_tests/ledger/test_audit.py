@@ -321,6 +321,25 @@ def test_what_was_rolled_back_is_accounted_for(bank: World, mode: rollback.Mode)
     assert broken(bank).get("linked_entries_missing", 0) == lost == {"delete": 0, "reverse": 2}[mode]
 
 
+@pytest.mark.parametrize(
+    "change",
+    ["amount = 1.01", "(debit_account_id, credit_account_id) = (credit_account_id, debit_account_id)", "transaction_type = 'OTHER'", "fx_rate = 2",
+     "reference_id = reference_id || 'x'", "currency_code = 'EUR'"],
+)  # fmt: skip
+def test_a_reversing_entry_that_was_changed_before_it_was_sealed(bank: World, change: str) -> None:
+    scope = rollback.RollbackScope("bank")
+    planned = rollback.plan(bank.connection, scope, mode="reverse")
+    rollback.apply(
+        bank.connection, scope, plan_hash=str(planned["plan_hash"]), actor="ann", reason="x", mode="reverse"
+    )
+    assert "reversals_that_differ" not in broken(bank)
+    with unguarded(bank):
+        changed = bank.connection.execute(
+            f"UPDATE ledger_entries SET {change} WHERE reference_id LIKE 'r1%~reversed'"
+        ).rowcount
+    assert broken(bank)["reversals_that_differ"] == changed > 0
+
+
 class TestTotals:
     def test_per_ledger_currency_and_day_in_utc(self, bank: World) -> None:
         bank.post_one(Entry("late", "A", "EQUITY", "1.25", at=datetime(2024, 3, 1, 23, 59, 59, tzinfo=UTC)))

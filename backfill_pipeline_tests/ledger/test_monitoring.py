@@ -99,6 +99,11 @@ def ever(connection: Connection) -> dict[tuple[str, ...], float]:
             grown[one.source, one.kind, outcome] = rows
         for bound, batches in zip(work.BATCH_BOUNDS_S, one.within, strict=True):
             grown[one.source, one.kind, f"within {bound}"] = batches
+    for saved in work.checkpoint_work(connection):
+        grown[saved.source, "checkpoints", "count"] = saved.checkpoints
+        grown[saved.source, "checkpoints", "seconds"] = saved.seconds
+        for bound, checkpoints in zip(work.CHECKPOINT_BOUNDS_S, saved.within, strict=True):
+            grown[saved.source, "checkpoints", f"within {bound}"] = checkpoints
     for taken in work.rolled_back(connection):
         grown[taken.source, taken.mode, "rollbacks"] = taken.rollbacks
         grown[taken.source, taken.mode, "taken back"] = taken.entries
@@ -227,6 +232,32 @@ def test_progress_is_that_of_the_current_revision(backfills: World, connection: 
     backfills.register(path, accept_changed=True)
     [found] = sources.source_progress(connection)
     assert (found.revision, list(found.verdicts)) in ((1, [1, 0, 0]), (2, [0, 0, 1]))
+
+
+def test_checkpoints_that_were_timed_are_counted_by_their_time_also_when_they_were_rolled_back(
+    world: LedgerWorld,
+) -> None:
+    connection = world.connection
+    world.open("A", "B")
+    world.post(world.register(2), [Entry("1", row=1), Entry("2", row=2)])
+    for table in ("backfill_batches", "backfill_rolled_back_batches"):
+        connection.execute(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS checkpoint_seconds numeric")
+    connection.execute("UPDATE backfill_batches SET checkpoint_seconds = NULL")
+    assert work.checkpoint_work(connection) == []
+    connection.execute("UPDATE backfill_batches SET checkpoint_seconds = 0.0025")
+    connection.execute("SET session_replication_role = replica")  # of no rollback, for once
+    columns = (
+        "source_id, kind, first_row, last_row, read, posted, duplicates, conflicts, rejected, run_id, path, started_at,"
+        " posted_at, seconds, filtered, taken_rejected, taken_conflicts, origin"
+    )
+    connection.execute(
+        f"INSERT INTO backfill_rolled_back_batches (id, rollback_id, checkpoint_seconds, {columns})"
+        f" SELECT -1, 1, 0.2, {columns} FROM backfill_batches"
+    )
+    [found] = work.checkpoint_work(connection)
+    assert (found.source, found.checkpoints, found.seconds) == ("bank", 2, 0.2025)
+    within = dict(zip(work.CHECKPOINT_BOUNDS_S, found.within, strict=True))
+    assert (within[0.001], within[0.0025], within[0.1], within[0.25]) == (0, 1, 1, 2)
 
 
 def test_breaks_are_told_by_kind_until_what_they_are_about_is_taken_back(

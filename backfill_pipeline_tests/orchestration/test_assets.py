@@ -27,6 +27,8 @@ from backfill_pipeline_tests.stages.world import World, entries, entry
 
 pytestmark = pytest.mark.e2e
 RICH = {"A": 1, "B": 100_000, "C": 1}
+LOOKED = dict.fromkeys(("nothing_lost", "no_partition_failed", "rejects_under_limit", "not_stalled"), True)
+CONSTRAINED = {"constraints_in_force": True, "constraints_still_in_force": True}
 
 
 def definitions(path: Path) -> dg.Definitions:
@@ -107,7 +109,7 @@ def test_a_source_that_grew_keeps_its_partitions_and_what_is_shown_of_them(
     assert [shown(instance, stage) for stage in STAGES] == [{"0001", "0002"}] * 4
     added = launch_range(defs, instance, "s", ["0003", "0004", "0005"])
     assert added.success
-    assert added.checks == {"constraints_in_force": True, "ledger_equals_source": True}
+    assert added.checks == LOOKED | CONSTRAINED | {"ledger_equals_source": True}
     assert [shown(instance, stage) for stage in STAGES] == [{f"{n:04d}" for n in range(1, 6)}] * 4
     assert len(world.references()) == 45
 
@@ -171,7 +173,10 @@ def test_a_poisoned_partition_is_missing_and_the_rest_is_shown(
     healed = launch_range(definitions(source), instance, "s", ["0003"])
     assert healed.success
     assert [shown(instance, stage) for stage in STAGES] == [set(keys)] * 4
-    assert healed.checks == {"constraints_in_force": True, "ledger_equals_source": True}
+    assert healed.checks == LOOKED | CONSTRAINED | {
+        "rejects_under_limit": False,
+        "ledger_equals_source": True,
+    }
 
 
 def test_refused_constraints_fail_their_check_and_the_reconciliation_still_runs(
@@ -181,7 +186,7 @@ def test_refused_constraints_fail_their_check_and_the_reconciliation_still_runs(
     launch_manifest(defs, instance, "s", accept_changed=False)
     run = launch_range(defs, instance, "s", ["0001", "0002"])
     assert run.success
-    assert run.checks == {"constraints_in_force": False, "ledger_equals_source": True}
+    assert run.checks == LOOKED | dict.fromkeys(CONSTRAINED, False) | {"ledger_equals_source": True}
     metadata = run.metadata["balance_constraints"]
     assert (metadata["state"], metadata["offending_accounts"]) == ("refused", 1)
     assert "B" in str(metadata["worst"])

@@ -11,6 +11,7 @@ import pytest
 
 from backfill_pipeline.build import build_defs
 from backfill_pipeline.definition.catalogue import find_sources
+from backfill_pipeline_tests.orchestration.test_assets import LOOKED
 from backfill_pipeline_tests.stages.world import CHECKOUT, World, entries
 
 
@@ -23,13 +24,24 @@ def sources(tmp_path: Path) -> World:
 LEDGER_ASSETS = {"balance_constraints", "audit", "corrections", "seals"}
 LEDGER_CHECKS = {
     "balance_constraints:constraints_in_force": False,
+    "balance_constraints:constraints_still_in_force": False,
     "audit:nothing_is_broken": False,
     "audit:nothing_to_look_at": False,
     "seals:sealed_entries_intact": False,
 }
 LEDGER_JOBS = {
-    *("rollback_plan", "rollback_apply", "close_period", "reopen_period", "seal", "verify_seals", "evidence", "report"),
-    *("propose_corrections", "approve_corrections", "apply_corrections"),
+    *(
+        "rollback_plan",
+        "rollback_apply",
+        "close_period",
+        "reopen_period",
+        "seal",
+        "verify_seals",
+        "evidence",
+        "report",
+    ),
+    *("propose_corrections", "approve_corrections", "apply_corrections", "checks"),
+    *("apply_constraints", "prune_history"),
 }
 
 
@@ -70,7 +82,8 @@ def test_checks_and_which_of_them_block(sources: World) -> None:
         f"{key.asset_key.to_user_string()}:{key.name}": graph.get(key).blocking
         for key in graph.asset_check_keys
     }
-    assert checks == LEDGER_CHECKS | {"s/reconciliation:ledger_equals_source": True}
+    looked = dict.fromkeys((f"s/posted:{name}" for name in LOOKED), False)
+    assert checks == LEDGER_CHECKS | looked | {"s/reconciliation:ledger_equals_source": True}
 
 
 def test_jobs(sources: World) -> None:
@@ -78,7 +91,9 @@ def test_jobs(sources: World) -> None:
     sources.write("t", entries(1))
     defs = loaded(sources)
     jobs = {job.name for job in defs.resolve_all_job_defs() if not job.name.startswith("__")}
-    assert jobs == LEDGER_JOBS | {"register_s", "backfill_s", "register_t", "backfill_t"}
+    assert jobs == LEDGER_JOBS | {
+        f"{does}_{source}" for does in ("register", "backfill", "reconcile") for source in "st"
+    }
     backfill = {
         key.to_user_string() for key in defs.resolve_job_def("backfill_s").asset_layer.executable_asset_keys
     }

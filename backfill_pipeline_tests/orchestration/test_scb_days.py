@@ -17,7 +17,7 @@ from backfill_pipeline.orchestration.assets.keys import DAY_ASSETS
 from backfill_pipeline.orchestration.launch import LaunchedRun, launch_days
 from backfill_pipeline.scb_simulator.changes import Change
 from backfill_pipeline_tests.dual_ledger.world import FIRST_DAY, Dual
-from backfill_pipeline_tests.orchestration.test_assets import failure, materialize
+from backfill_pipeline_tests.orchestration.test_assets import CONSTRAINED, LOOKED, failure, materialize
 
 pytestmark = pytest.mark.e2e
 DAYS = [FIRST_DAY + timedelta(days=number) for number in range(3)]
@@ -96,7 +96,7 @@ def iso(days: Sequence[date]) -> set[str]:
 def test_a_range_is_one_run_after_which_both_ledgers_are_equal(synced: Synced) -> None:
     run = synced.launch()
     assert (run.success, run.errors) == (True, [])
-    assert run.checks == {"ledgers_equal": True, "constraints_in_force": True}
+    assert run.checks == LOOKED | CONSTRAINED | {"outbox_keeps_up": True, "ledgers_equal": True}
     assert all(synced.shown(name) == iso(DAYS) for name in DAY_ASSETS)
     synced.dual.assert_equal()
     assert synced.metadata("posted", DAYS[1])["rows_out"] == 40
@@ -105,6 +105,12 @@ def test_a_range_is_one_run_after_which_both_ledgers_are_equal(synced: Synced) -
     compared = synced.metadata("reconciliation", DAYS[2])
     assert (compared["verdict"], compared["equal"], compared["breaks"]) == ("match", 40, 0)
     assert {"currencies", "outbox"} <= compared.keys()
+    # The last day of a range shows all days of it (those of the bank end at its own midnight).
+    assert str(compared["daily_plot"]).startswith("![120 entries on ")
+    assert sum(int(str(compared[name])) for name in compared if name.startswith("entries/")) == 120
+    assert "daily_plot" not in synced.metadata("reconciliation", DAYS[1])
+    posted = synced.metadata("posted", DAYS[1])
+    assert 0 < float(str(posted["checkpoint_seconds"])) < float(str(posted["database_seconds"]))
 
 
 def test_a_bad_day_fails_the_run_and_no_other_day_and_is_materialized_alone_later(synced: Synced) -> None:

@@ -18,6 +18,7 @@ from backfill_pipeline.orchestration.assets.keys import DAY_ASSETS
 from backfill_pipeline.orchestration.operations.jobs import operation_jobs
 from backfill_pipeline.orchestration.partitions import bank_days
 from backfill_pipeline_tests.dual_ledger.world import Dual
+from backfill_pipeline_tests.orchestration.test_assets import LOOKED
 from backfill_pipeline_tests.orchestration.test_definitions import loaded
 from backfill_pipeline_tests.stages.world import entries
 
@@ -91,7 +92,9 @@ def test_the_check_of_both_ledgers_blocks(dual: Dual) -> None:
     }
     assert checks == {
         "scb_01/reconciliation:ledgers_equal": True,
+        **{f"scb_01/reconciliation:{name}": False for name in (*LOOKED, "outbox_keeps_up")},
         "balance_constraints:constraints_in_force": False,
+        "balance_constraints:constraints_still_in_force": False,
     }
 
 
@@ -100,7 +103,7 @@ def test_jobs_and_the_outbox(dual: Dual) -> None:
     defs = loaded(dual)
     jobs = {job.name for job in defs.resolve_all_job_defs() if not job.name.startswith("__")}
     of_ledgers = {job.name for job in operation_jobs()}
-    assert jobs - of_ledgers == {"sync_scb_01", "dispatch_outbox"}
+    assert jobs - of_ledgers == {"sync_scb_01", "dispatch_outbox", "checks", "apply_constraints"}
     job = defs.resolve_job_def("sync_scb_01")
     assert {key.to_user_string() for key in job.asset_layer.executable_asset_keys} == {
         "scb_01/manifest",
@@ -113,11 +116,13 @@ def test_jobs_and_the_outbox(dual: Dual) -> None:
     assert sensor.job_name == "dispatch_outbox"
 
 
-def test_without_a_bank_there_is_no_schedule_and_no_outbox(dual: Dual) -> None:
+def test_without_a_bank_there_is_no_nightly_schedule_and_no_outbox(dual: Dual) -> None:
     dual.write("s", entries(1))
     defs = build_defs(find_sources(dual.sources_dir, dual.folder / "none"))
     assert "outbox" not in [one.name for one in defs.sensors or []]
-    assert list(defs.schedules or []) == []
+    (hourly,) = defs.schedules or []
+    assert isinstance(hourly, dg.ScheduleDefinition)
+    assert (hourly.name, hourly.default_status) == ("hourly_checks", dg.DefaultScheduleStatus.STOPPED)
 
 
 def test_a_night_is_on_in_the_zone_of_the_bank_unless_the_definition_says_otherwise(dual: Dual) -> None:

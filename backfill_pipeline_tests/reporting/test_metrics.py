@@ -80,6 +80,7 @@ class TestNames:
             "backfill_batch_rows",  # processing rate
             "backfill_batch_duration_seconds",  # batch processing time
             "backfill_look_query_duration_seconds",  # database query time
+            "backfill_checkpoint_duration_seconds",  # checkpoint save time
             "backfill_elapsed_seconds",  # total elapsed time
             "backfill_rejects",  # validation errors
             "backfill_offending_accounts",  # balance inconsistencies

@@ -8,6 +8,7 @@ Does not: entries against their source (`reconciliation`), which needs the sourc
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
@@ -122,16 +123,41 @@ def _stalled(stalled_after: timedelta) -> Query:
     )
 
 
-def stalled_checkpoints(connection: Connection, *, stalled_after: timedelta = STALLED_AFTER) -> Check:
+def stalled_checkpoints(
+    connection: Connection, *, stalled_after: timedelta = STALLED_AFTER, source_id: str | None = None
+) -> Check:
     """The check of stalled checkpoints by itself: quick, whatever the ledger holds.
 
     Args:
         connection: to the ledger.
         stalled_after: how old the latest checkpoint of a source in progress may be.
+        source_id: of the source that is looked at, or of the bank whose days are; None means all.
     """
     query = _stalled(stalled_after)
+    if source_id is not None:
+        query = _of_source(query, source_id)
     with ledger_errors("read progress from"):
         return query.run(connection, frozenset(query.needs))
+
+
+def lost_rows(connection: Connection, source_id: str) -> Check:
+    """The check of the count equation, of every revision of one source or of all days of a bank.
+
+    Args:
+        connection: to the ledger.
+        source_id: of the source, or of the bank.
+    """
+    query = _of_source(_COUNTS, source_id)
+    with ledger_errors("read progress from"):
+        return query.run(connection, frozenset(query.needs))
+
+
+def _of_source(query: Query, source_id: str) -> Query:
+    """The findings that are about one source, or about days of one bank (scb_01@2024-03-01)."""
+    select = sql.SQL(
+        "SELECT * FROM ({}) AS any_source WHERE source_id = {source} OR starts_with(source_id, {source} || '@')"
+    ).format(sql.SQL(query.select), source=sql.Literal(source_id))
+    return replace(query, select=select.as_string())
 
 
 def _duration(span: timedelta) -> str:

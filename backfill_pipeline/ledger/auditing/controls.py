@@ -73,6 +73,28 @@ _CONTROLS: Final = (
     ),
     Query(
         Check(
+            "reversals_that_differ",
+            Severity.BREAK,
+            "reversing entries that do not undo exactly what they reverse",
+            "one of the two was changed after the rollback: backfill verify says which, where it was sealed; restore it"
+            " from a backup",
+        ),
+        """
+        SELECT r.rollback_id, r.ledger_id, r.reference_id, r.reversal_reference_id
+        FROM ledger_reversals r
+        JOIN ledger_entries e ON e.id = r.entry_id
+        JOIN ledger_entries x ON x.id = r.reversal_entry_id
+        WHERE (e.ledger_id, e.reference_id, e.debit_account_id, e.credit_account_id, e.amount, e.currency_code,
+               e.asset_type, e.transaction_type, e.fx_rate)
+            IS DISTINCT FROM (x.ledger_id, r.reference_id, x.credit_account_id, x.debit_account_id, x.amount,
+                              x.currency_code, x.asset_type, x.transaction_type, x.fx_rate)
+           OR x.reference_id <> r.reversal_reference_id
+        """,
+        "rollback_id, ledger_id, reference_id",
+        ("ledger_reversals", "ledger_entries"),
+    ),
+    Query(
+        Check(
             "decisions_without_record",
             Severity.BREAK,
             "what only a recorded decision can bring about, and no row of the audit log tells of",

@@ -49,6 +49,7 @@ class Snapshot:
     open_rejects: tuple[sources.OpenRejects, ...]
     reconciliation_breaks: tuple[sources.Breaks, ...]
     batch_work: tuple[work.BatchWork, ...]
+    checkpoint_work: tuple[work.CheckpointWork, ...]
     last_runs: tuple[work.LastRun, ...]
     rolled_back: tuple[work.RolledBack, ...]
     bank_days: tuple[banks.BankDaysState, ...]
@@ -131,6 +132,7 @@ def _take(connection: Connection, deadline: float) -> Snapshot:
         open_rejects=tuple(asked("open_rejects", sources.open_rejects)),
         reconciliation_breaks=tuple(asked("reconciliation_breaks", sources.reconciliation_breaks)),
         batch_work=tuple(asked("batch_work", work.batch_work)),
+        checkpoint_work=tuple(asked("checkpoint_work", work.checkpoint_work)),
         last_runs=tuple(asked("last_runs", work.last_runs)),
         rolled_back=tuple(asked("rolled_back", work.rolled_back)),
         bank_days=tuple(asked("bank_days", banks.bank_days)),

@@ -17,6 +17,9 @@ from backfill_pipeline.ledger.connection import Connection
 BATCH_BOUNDS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Upper bounds of the classes in which the times of batches are counted."""
 
+CHECKPOINT_BOUNDS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+"""The same for the times of writing checkpoints."""
+
 OUTCOMES: Final = ("posted", "duplicate", "conflict", "rejected", "filtered")
 """What becomes of a row; the order of `BatchWork.rows`."""
 
@@ -38,6 +41,23 @@ class BatchWork:
     kind: str
     batches: int
     rows: Sequence[int]
+    seconds: float
+    within: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointWork:
+    """All checkpoints of a source that were timed.
+
+    Attributes:
+        source: as above.
+        checkpoints: how many.
+        seconds: that writing them took, inside the transactions of their batches.
+        within: how many took no longer than each of CHECKPOINT_BOUNDS_S.
+    """
+
+    source: str
+    checkpoints: int
     seconds: float
     within: Sequence[int]
 
@@ -85,6 +105,22 @@ _BATCHES: Final = f"""
     FROM ({_EVER}) AS batch GROUP BY 1, 2 ORDER BY 1, 2
 """  # noqa: S608 - put together from constants of this module
 
+_CHECKPOINTS_WITHIN: Final = ", ".join(
+    f"count(*) FILTER (WHERE checkpoint_seconds <= {bound})" for bound in CHECKPOINT_BOUNDS_S
+)
+_CHECKPOINTS: Final = f"""
+    SELECT split_part(source_id, '@', 1), count(*), sum(checkpoint_seconds)::float8, ARRAY[{_CHECKPOINTS_WITHIN}]
+    FROM (SELECT source_id, checkpoint_seconds FROM backfill_batches
+          UNION ALL
+          SELECT source_id, checkpoint_seconds FROM backfill_rolled_back_batches) AS batch
+    WHERE checkpoint_seconds IS NOT NULL GROUP BY 1 ORDER BY 1
+"""  # noqa: S608
+_CHECKPOINTS_ARE_TIMED: Final = """
+    SELECT count(*) = 2 FROM pg_attribute
+    WHERE attrelid IN ('backfill_batches'::regclass, 'backfill_rolled_back_batches'::regclass)
+      AND attname = 'checkpoint_seconds' AND NOT attisdropped
+"""
+
 # A batch is dated when its transaction begins: it ends as many seconds later as it took.
 _LAST_RUN: Final = """
     WITH run AS (
@@ -109,6 +145,14 @@ _ROLLBACKS: Final = """
 def batch_work(connection: Connection) -> list[BatchWork]:
     """All batches ever, by source and kind."""
     return [BatchWork(*row) for row in connection.execute(_BATCHES).fetchall()]
+
+
+def checkpoint_work(connection: Connection) -> list[CheckpointWork]:
+    """All timed checkpoints ever, by source; none where the ledger keeps no such times."""
+    timed = connection.execute(_CHECKPOINTS_ARE_TIMED).fetchone()
+    if timed is None or not timed[0]:
+        return []
+    return [CheckpointWork(*row) for row in connection.execute(_CHECKPOINTS).fetchall()]
 
 
 def last_runs(connection: Connection) -> list[LastRun]:

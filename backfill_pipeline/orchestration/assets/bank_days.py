@@ -22,9 +22,12 @@ from backfill_pipeline.errors import TransientError
 from backfill_pipeline.orchestration.assets.keys import DAY_ASSETS, asset_key, days_op_name
 from backfill_pipeline.orchestration.assets.stages import FAILED_SHOWN
 from backfill_pipeline.orchestration.assets.sync_status import status_event
+from backfill_pipeline.orchestration.checks.sources import report_checks
 from backfill_pipeline.orchestration.config import SyncRunConfig
 from backfill_pipeline.orchestration.failures import TRANSIENT_MARK, terminal
+from backfill_pipeline.orchestration.metadata import Metadata
 from backfill_pipeline.orchestration.partitions import bank_days
+from backfill_pipeline.orchestration.reconciliation_metadata import posted_as_a_whole
 from backfill_pipeline.orchestration.resources import LedgerResource
 from backfill_pipeline.orchestration.sync_metadata import comparison, equality, equation, materialized
 from backfill_pipeline.stages.config import effective_config
@@ -100,6 +103,7 @@ def bank_assets(definition: SourceDefinition) -> dg.AssetsDefinition:
             )
         wanted = [date.fromisoformat(key) for key in context.partition_keys]
         reports: list[DayReport] = []
+        drawn: Metadata = {}  # of the last day: of all of them
         with terminal():
             for report in sync_days(
                 definition,
@@ -110,12 +114,15 @@ def bank_assets(definition: SourceDefinition) -> dg.AssetsDefinition:
                 log=context.log.info,
                 refetch=config.refetch,
             ):
-                _log_events(context, definition.id, report)
                 reports.append(report)
+                if report.day == wanted[-1]:
+                    drawn = _range_figures(context, definition, ledger, reports)
+                _log_events(context, definition.id, report, drawn)
             context.log_event(status_event(definition, ledger.places))
         if context.selected_asset_check_keys:
             yield _equal(reports)
         if failed := [report for report in reports if not report.complete]:
+            report_checks(context.instance, ledger.places.ledger_url, definition)
             raise dg.Failure(
                 description=failed_days_text(definition.id, failed, len(wanted)),
                 metadata={TRANSIENT_MARK: any(isinstance(one.error, TransientError) for one in failed)},
@@ -125,19 +132,34 @@ def bank_assets(definition: SourceDefinition) -> dg.AssetsDefinition:
             # What comes after waits for a result of its own. Dagster makes it one more event for each day, which would
             # hide what the first one tells.
             for report in reports:
-                context.add_asset_metadata(comparison(report), keys["reconciliation"], report.day.isoformat())
+                shown = {**comparison(report), **(drawn if report.day == wanted[-1] else {})}
+                context.add_asset_metadata(shown, keys["reconciliation"], report.day.isoformat())
             yield dg.MaterializeResult(asset_key=keys["reconciliation"])
 
     return days
 
 
-def _log_events(context: dg.AssetExecutionContext, source_id: str, report: DayReport) -> None:
+def _range_figures(
+    context: dg.AssetExecutionContext,
+    definition: SourceDefinition,
+    ledger: LedgerResource,
+    reports: Sequence[DayReport],
+) -> Metadata:
+    """Pictures and totals of all days of a run; nothing where none of them was read now."""
+    registrations = [one.registration.id for one in reports if one.registration is not None]
+    if not registrations:
+        return {}
+    return posted_as_a_whole(definition, ledger.places, registrations, context.log.warning)
+
+
+def _log_events(
+    context: dg.AssetExecutionContext, source_id: str, report: DayReport, drawn: Metadata
+) -> None:
     """What became of a day: an event for each asset of it, whichever were selected, since the whole day was done."""
     day = report.day.isoformat()
     for name, metadata in materialized(report):
-        context.log_event(
-            dg.AssetMaterialization(asset_key(source_id, name), partition=day, metadata=metadata)
-        )
+        shown = {**metadata, **drawn} if name == "reconciliation" else metadata
+        context.log_event(dg.AssetMaterialization(asset_key(source_id, name), partition=day, metadata=shown))
     if report.complete:
         context.log.info(f"{day}: {report.outcome}, {equation(report)}, acknowledged {report.acknowledged:,}")
         return

@@ -14,7 +14,11 @@ from backfill_pipeline.orchestration.assets.keys import (
     asset_key,
 )
 from backfill_pipeline.orchestration.failures import TRANSIENT_RETRIES, terminal
-from backfill_pipeline.orchestration.metadata import reconciliation_metadata, stated_metadata
+from backfill_pipeline.orchestration.reconciliation_metadata import (
+    beside,
+    reconciliation_metadata,
+    stated_metadata,
+)
 from backfill_pipeline.orchestration.resources import LedgerResource
 from backfill_pipeline.stages.reconcile import ReconciliationReport, corrected_text, equation, reconcile
 from backfill_pipeline.stages.stated import StatedReport
@@ -52,11 +56,13 @@ def reconciliation_asset(definition: SourceDefinition) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, ledger: LedgerResource
     ) -> Iterator[dg.MaterializeResult[None]]:
         with terminal():
-            report = reconcile(open_work(definition, ledger.places))
+            work = open_work(definition, ledger.places)
+            with beside(definition, ledger.places, [work.registration.id], context.log.warning) as figures:
+                report = reconcile(work)
         context.log.info(reconciliation_text(report))
         metadata = reconciliation_metadata(report)
         yield dg.MaterializeResult(
-            metadata=metadata,
+            metadata={**metadata, **figures.result()},
             check_results=[
                 dg.AssetCheckResult(
                     passed=report.matches,

@@ -8,7 +8,9 @@ Belongs here: Dagster's events around `stages/runner.py`.
 Does not: the stages.
 """
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from itertools import pairwise
 
 import dagster as dg
@@ -16,11 +18,14 @@ import dagster as dg
 from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.errors import TransientError
 from backfill_pipeline.orchestration.assets.keys import asset_key
+from backfill_pipeline.orchestration.checks.sources import report_checks
 from backfill_pipeline.orchestration.config import BackfillRunConfig
 from backfill_pipeline.orchestration.failures import TRANSIENT_MARK, terminal
-from backfill_pipeline.orchestration.metadata import column_schema, stage_metadata
+from backfill_pipeline.orchestration.metadata import Metadata, column_schema
 from backfill_pipeline.orchestration.partitions import source_partitions
 from backfill_pipeline.orchestration.resources import LedgerResource
+from backfill_pipeline.orchestration.stage_metadata import StageFigures
+from backfill_pipeline.reporting import plots
 from backfill_pipeline.schemas.extracted import extracted_schema
 from backfill_pipeline.schemas.frames import ENTRY_SCHEMA, VALIDATED_SCHEMA
 from backfill_pipeline.stages.config import effective_config
@@ -48,6 +53,7 @@ _KINDS = {
 }
 # How many failed partitions a message names; the count is always complete.
 FAILED_SHOWN = 10
+_TOLD_AGAIN_MAX = 400
 
 
 def stage_assets(definition: SourceDefinition) -> dg.AssetsDefinition:
@@ -81,27 +87,43 @@ def stage_assets(definition: SourceDefinition) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, config: BackfillRunConfig, ledger: LedgerResource
     ) -> Iterator[dg.MaterializeResult[None]]:
         selected = [stage for stage in STAGES if keys[stage] in context.selected_asset_keys]
-        with terminal():
+        with terminal(), ExitStack() as stack:
+            work = open_work(definition, ledger.places)
             runner = PartitionRunner(
-                work=open_work(definition, ledger.places),
+                work=work,
                 config=effective_config(definition.config, config.to_core()),
                 selected=selected,
                 run_id=context.run.run_id,
                 log=context.log.info,
             )
             failed: list[PartitionReport] = []
+            shown: list[tuple[StageName, str, Metadata]] = []
+            if "posted" in selected:
+                threading.Thread(target=plots.load, name="plots", daemon=True).start()
+            figures = StageFigures(
+                work.connect,
+                work.registration.id,
+                {one.key: one.id for one in work.registration.partitions},
+                context.log.warning,
+            )
+            stack.callback(figures.close)
             for report in runner.run(context.partition_keys):
-                _log_materializations(context, keys, selected, report)
+                last = report.key == context.partition_keys[-1]
+                shown += _log_materializations(context, keys, selected, report, figures, last=last)
                 if report.error is not None:
                     failed.append(report)
                     context.log.error(f"partition {report.key}: {describe(report.error)}")
         if failed:
+            report_checks(context.instance, ledger.places.ledger_url, definition)
             raise dg.Failure(
                 description=failure_text(definition.id, failed, len(context.partition_keys)),
                 metadata={TRANSIENT_MARK: any(isinstance(one.error, TransientError) for one in failed)},
                 allow_retries=False,
             )
-        # What comes after waits for a result of its own, besides the materializations of the partitions.
+        # What comes after waits for a result of its own, besides the materializations of the partitions. Dagster makes
+        # it one more event for each, which would hide what the first one tells.
+        for stage, key, metadata in _most_wanted(shown):
+            context.add_asset_metadata(metadata, keys[stage], key)
         for stage in selected:
             yield dg.MaterializeResult(asset_key=keys[stage])
 
@@ -113,19 +135,33 @@ def _log_materializations(
     keys: Mapping[StageName, dg.AssetKey],
     selected: Sequence[StageName],
     report: PartitionReport,
-) -> None:
-    """One event per stage that this run took the partition through."""
+    figures: StageFigures,
+    *,
+    last: bool,
+) -> list[tuple[StageName, str, Metadata]]:
+    """One event per stage that this run took the partition through; returns what they tell."""
+    shown: list[tuple[StageName, str, Metadata]] = []
     if report.already_posted:
-        for stage in selected:
-            context.log_event(
-                dg.AssetMaterialization(
-                    keys[stage], partition=report.key, metadata={"note": "posted before: nothing to do"}
-                )
-            )
-    for done in report.stages:
-        context.log_event(
-            dg.AssetMaterialization(keys[done.stage], partition=report.key, metadata=stage_metadata(done))
-        )
+        note: Metadata = {"note": "posted before: nothing to do"}
+        shown += [(stage, report.key, note) for stage in selected]
+    shown += [
+        (done.stage, report.key, figures.metadata(report.key, done, last=last)) for done in report.stages
+    ]
+    for stage, key, metadata in shown:
+        context.log_event(dg.AssetMaterialization(keys[stage], partition=key, metadata=metadata))
+    return shown
+
+
+def _most_wanted(
+    shown: Sequence[tuple[StageName, str, Metadata]],
+) -> Sequence[tuple[StageName, str, Metadata]]:
+    """What is told again at the end of a run: everything, or of long runs what was posted last.
+
+    Dagster lists all partitions for each: the other ones have it in their history of events.
+    """
+    if len(shown) <= _TOLD_AGAIN_MAX:
+        return shown
+    return [one for one in shown if one[0] == STAGES[-1]][-_TOLD_AGAIN_MAX:]
 
 
 def failure_text(source_id: str, failed: list[PartitionReport], tried: int) -> str:

@@ -10,6 +10,7 @@ import dagster as dg
 
 from backfill_pipeline.orchestration.operations.corrections import correction_jobs
 from backfill_pipeline.orchestration.operations.evidence import evidence_job
+from backfill_pipeline.orchestration.operations.history import prune_job
 from backfill_pipeline.orchestration.operations.periods import period_jobs
 from backfill_pipeline.orchestration.operations.report import report_job
 from backfill_pipeline.orchestration.operations.rollback import rollback_jobs
@@ -26,4 +27,5 @@ def operation_jobs() -> list[dg.JobDefinition | dg.UnresolvedAssetJobDefinition]
         verify_job(),
         evidence_job(),
         report_job(),
+        prune_job(),
     ]

@@ -13,10 +13,11 @@ from pydantic import Field
 from backfill_pipeline.errors import UsageError
 from backfill_pipeline.ledger.connection import Connection, connect
 from backfill_pipeline.orchestration.failures import terminal
+from backfill_pipeline.orchestration.launchpad import LaunchpadConfig
 from backfill_pipeline.orchestration.resources import LedgerResource
 
 
-class DecisionConfig(dg.Config):
+class DecisionConfig(LaunchpadConfig):
     """Who decides, and why."""
 
     actor: str = Field(

@@ -10,6 +10,7 @@ import dagster as dg
 from pydantic import Field
 
 from backfill_pipeline.errors import UsageError
+from backfill_pipeline.orchestration.launchpad import LaunchpadConfig
 from backfill_pipeline.orchestration.metadata import Metadata
 from backfill_pipeline.orchestration.operations.operating import operating, stated
 from backfill_pipeline.orchestration.resources import LedgerResource, source_definition
@@ -18,7 +19,7 @@ from backfill_pipeline.reporting.report.write import SAMPLES, write_report
 from backfill_pipeline.settings import load_settings
 
 
-class ReportConfig(dg.Config):
+class ReportConfig(LaunchpadConfig):
     """Whose report, and where it goes."""
 
     source: str = Field(description="The source's id; a bank's, or a bank's with @ and a day.")

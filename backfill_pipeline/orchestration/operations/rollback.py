@@ -14,6 +14,7 @@ from pydantic import Field
 from backfill_pipeline.errors import UsageError
 from backfill_pipeline.ledger import rollback
 from backfill_pipeline.ledger.rollback import Mode, ReverseAt, RollbackScope
+from backfill_pipeline.orchestration.launchpad import LaunchpadConfig
 from backfill_pipeline.orchestration.metadata import Metadata, table
 from backfill_pipeline.orchestration.operations.operating import DecisionConfig, operating, stated
 from backfill_pipeline.orchestration.resources import LedgerResource
@@ -23,7 +24,7 @@ from backfill_pipeline.wording import counted
 APPLY_OP = "apply_rollback"
 
 
-class ScopeConfig(dg.Config):
+class ScopeConfig(LaunchpadConfig):
     """What to roll back, and how."""
 
     source: str = Field(description="The source's id; of a bank with @ and a day, such as scb_01@2024-03-01.")

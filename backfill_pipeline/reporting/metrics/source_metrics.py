@@ -178,6 +178,18 @@ SOURCE_METRICS: Final[tuple[Family, ...]] = (
         strategy=True,
     ),
     Family(
+        "backfill_checkpoint_duration_seconds",
+        "histogram",
+        ("source",),
+        "Time of writing the checkpoint, inside the transaction of its batch; of batches whose checkpoint was timed",
+        lambda s: (
+            ((one.source,), Classes(work.CHECKPOINT_BOUNDS_S, one.within, one.checkpoints, one.seconds))
+            for one in s.checkpoint_work
+        ),
+        unit="seconds",
+        strategy=True,
+    ),
+    Family(
         "backfill_elapsed_seconds",
         "gauge",
         ("source",),

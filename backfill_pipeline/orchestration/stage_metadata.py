@@ -1,0 +1,162 @@
+"""Metadata of the stages: what an operator asks of a partition that went through one.
+
+Belongs here: rows, rates, times of batches, totals, rejects and pictures of one partition; asking the ledger for what
+no report tells.
+Does not: the whole source (`reconciliation_metadata.py`), drawing (`reporting/plots.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from backfill_pipeline.ledger import figures
+from backfill_pipeline.ledger.batches import BatchOutcome
+from backfill_pipeline.ledger.connection import Connection
+from backfill_pipeline.ledger.figures import Scope
+from backfill_pipeline.ledger.rejects import Reject, Rejected, rejected_by
+from backfill_pipeline.orchestration.metadata import TABLE_ROWS, Metadata, pictures, table, totals_metadata
+from backfill_pipeline.reporting.plots import daily_plot, rejects_plot, throughput_plot
+from backfill_pipeline.stages.prepare import StageReport
+from backfill_pipeline.stages.volumes import totals
+from backfill_pipeline.stages.work import Log
+
+PARTITIONS_DRAWN: Final = 2
+"""Partitions of a run whose pictures are drawn, besides the last one: each costs time, and room for ever."""
+
+_RAW_CHARS: Final = 200
+
+
+def stage_metadata(report: StageReport) -> Metadata:
+    """What a stage did to one partition, as far as its report tells."""
+    return {
+        "dagster/partition_row_count": report.rows_out,
+        "rows_in": report.rows_in,
+        "rows_out": report.rows_out,
+        "seconds": round(report.seconds, 3),
+        **report.details,
+        **({"batches": len(report.batches)} if report.stage == "posted" else {}),
+        **batch_times(report.batches),
+        **({} if report.last_row is None else {"checkpoint_row": report.last_row}),
+        **({} if report.days is None else totals_metadata(totals(report.days))),
+    }
+
+
+def batch_times(batches: Sequence[BatchOutcome]) -> Metadata:
+    """How long batches took in the database; empty without any."""
+    if not batches:
+        return {}
+    seconds = sorted(batch.seconds for batch in batches)
+    checkpoints = [one.checkpoint_seconds for one in batches if one.checkpoint_seconds is not None]
+    return {
+        "batch_p50_s": round(_percentile(seconds, 50), 4),
+        "batch_p95_s": round(_percentile(seconds, 95), 4),
+        "slowest_batch_s": round(seconds[-1], 4),
+        "database_seconds": round(sum(seconds), 3),
+        **({"checkpoint_seconds": round(sum(checkpoints), 4)} if checkpoints else {}),
+    }
+
+
+def _percentile(ascending: Sequence[float], percent: int) -> float:
+    """The smallest value that so many of a hundred do not exceed, as PostgreSQL's percentile_disc."""
+    return ascending[max(0, -(-len(ascending) * percent // 100) - 1)]
+
+
+@dataclass(slots=True)
+class StageFigures:
+    """Completes the metadata of the partitions of one run with what the ledger knows. Used by one thread.
+
+    Attributes:
+        connect: opens a connection to the ledger; called when something is first asked.
+        registration_id: of the source.
+        partition_ids: key → id.
+        log: is told when figures cannot be had: nothing of a run depends on them.
+    """
+
+    connect: Callable[[], Connection]
+    registration_id: int
+    partition_ids: dict[str, int]
+    log: Log
+    _connection: Connection | None = None
+    _drawn: int = 0
+
+    def metadata(self, key: str, report: StageReport, *, last: bool) -> Metadata:
+        """All that there is to show of a stage of a partition.
+
+        Args:
+            key: of the partition.
+            report: of the stage.
+            last: whether it is the last partition of the run.
+        """
+        told = stage_metadata(report)
+        try:
+            return {**told, **self._asked(key, report, last=last)}
+        except Exception as error:  # the entries are posted: that they cannot be drawn is no failure
+            self.close()
+            self.log(f"partition {key}: its figures could not be had: {error}")
+            return {**told, "figures": f"could not be had: {error}"}
+
+    def close(self) -> None:
+        """Closes the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _asked(self, key: str, report: StageReport, *, last: bool) -> Metadata:
+        posting = report.stage == "posted"
+        refused = sum(int(report.details.get(name, 0)) for name in ("rejected", "conflicts"))
+        found = Rejected({}, [])
+        if refused:
+            found = rejected_by(
+                self._ledger(), self.partition_ids[key], while_posting=posting, sample_max=TABLE_ROWS
+            )
+        metadata = reject_tables(found)
+        if not posting:
+            return metadata
+        scope = Scope([self.registration_id], [key])
+        drawn = last or self._drawn < PARTITIONS_DRAWN
+        days = None if report.days is None else list(report.days)
+        if days is None and drawn:
+            days = figures.daily_volume(self._ledger(), scope)
+        if report.days is None:
+            posted = figures.currency_totals(self._ledger(), scope) if days is None else totals(days)
+            metadata = {**metadata, **totals_metadata(posted)}
+        if not drawn:
+            return metadata
+        self._drawn += 1
+        plots = {
+            "throughput_plot": throughput_plot(figures.throughput(self._ledger(), scope)),
+            "daily_plot": daily_plot(days or []),
+            "rejects_plot": rejects_plot(found.counts),
+        }
+        return {**metadata, **pictures(plots)}
+
+    def _ledger(self) -> Connection:
+        if self._connection is None:
+            self._connection = self.connect()
+        return self._connection
+
+
+def reject_tables(found: Rejected) -> Metadata:
+    """Rejected rows by code, and a sample over all codes; empty without any."""
+    if not found.counts:
+        return {}
+    counts = table([{"code": code, "rows": count} for code, count in found.counts.items()])
+    sample = table([_reject_row(one) for one in found.sample])
+    return {
+        **({"rejects_by_code": counts} if counts else {}),
+        **({"rejects_sample": sample} if sample else {}),
+    }
+
+
+def _reject_row(one: Reject) -> dict[str, object]:
+    raw = one.raw if len(one.raw) <= _RAW_CHARS else f"{one.raw[:_RAW_CHARS]}…"
+    return {
+        "code": one.code,
+        "row": one.source_row,
+        "line": one.source_line,
+        "field": one.field,
+        "reason": one.reason,
+        "raw": raw,
+    }

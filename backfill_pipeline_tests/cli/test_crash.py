@@ -1,0 +1,69 @@
+"""A crash of everything that `backfill up` started, and what the next one makes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+
+from backfill_pipeline_tests.cli.command import Backfill, batches, count_or_zero, wait_until
+from backfill_pipeline_tests.cli.test_inbox import RICH, inbox, put, stopped
+from backfill_pipeline_tests.stages.world import World, entries
+
+pytestmark = pytest.mark.e2e
+__all__ = ["inbox"]  # a fixture
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_next_up_marks_runs_that_a_crash_left_over_frees_their_slots_and_carries_on(
+    backfill: Backfill, world: World, inbox: Path
+) -> None:
+    world.write(
+        "s",
+        [],
+        file=None,
+        files="../inbox/*.csv",
+        accounts=RICH,
+        partition_rows="2000",
+        config={"batch_size": "20"},
+    )
+    url = backfill.url or ""
+    put(inbox, "1.csv", entries(6000))
+    with backfill.started("up") as up:
+        try:
+            wait_until(lambda: batches(url) > 50, timeout=400, every=0.02)
+        finally:
+            family = [*psutil.Process(up.pid).children(recursive=True), psutil.Process(up.pid)]
+            for one in family:
+                one.kill()
+            psutil.wait_procs(family, timeout=30)
+    assert batches(url) < 300
+    with psycopg.connect(backfill.dagster_url, autocommit=True) as dagster:
+        (run_id,) = dagster.execute("SELECT run_id FROM runs WHERE status = 'STARTED'").fetchone() or (None,)
+        assert run_id is not None
+        # A slot of a pool, as a step holds one that is killed; our steps take none.
+        dagster.execute("INSERT INTO concurrency_limits (concurrency_key, \"limit\") VALUES ('pool', 1)")
+        dagster.execute(
+            "INSERT INTO concurrency_slots (concurrency_key, run_id, step_key, deleted)"
+            " VALUES ('pool', %s, 'step', false)",
+            [run_id],
+        )
+    with backfill.started("up") as up, stopped(up):
+        wait_until(lambda: _posted(url) == 6000, timeout=400, every=0.5)
+        wait_until(
+            lambda: count_or_zero(url, "SELECT count(*) FROM backfill_reconciliations") == 1, timeout=200
+        )
+        with psycopg.connect(backfill.dagster_url, autocommit=True) as dagster:
+            assert dagster.execute("SELECT status FROM runs WHERE run_id = %s", [run_id]).fetchone() == (
+                "FAILURE",
+            )
+            assert dagster.execute("SELECT run_id FROM concurrency_slots").fetchall() == [(None,)]
+    assert backfill.query("SELECT verdict FROM backfill_reconciliations") == [("match",)]
+    assert backfill.query("SELECT sum(duplicates)::int FROM backfill_batches") == [(0,)]
+
+
+def _posted(url: str) -> int:
+    return count_or_zero(url, "SELECT count(*) FROM ledger_entries WHERE transaction_type = 'TRANSFER'")

@@ -1,0 +1,1 @@
+"""Tests in a real browser, `make test-ui`: what an operator sees and clicks."""

@@ -1,0 +1,34 @@
+"""A poisoned partition fails alone, its cause is mended, and "Failed and missing" relaunches exactly that one."""
+
+import pytest
+
+from backfill_pipeline_tests.ui.conftest import ARTEFACTS, Operator
+from backfill_pipeline_tests.ui.dagster_ui import DagsterUi
+
+pytestmark = pytest.mark.ui
+
+
+def test_failed_and_missing_relaunches_what_failed_until_all_is_green(
+    operator: Operator, ui: DagsterUi, poisoned: str
+) -> None:
+    ui.page.goto(poisoned)
+    # One run takes all partitions, and it failed: Dagster counts all four here. The asset knows better.
+    ui.expect_backfill(succeeded=0, failed=4)
+    ui.expect_partitions("payments/posted", materialized=3, failed=1)
+    ui.screenshot(ARTEFACTS / "failed-partition.png")
+    posted = operator.world.query(
+        "SELECT id FROM ledger_entries WHERE reference_id LIKE 'R0000%%' ORDER BY id"
+    )
+    assert len(posted) == 30
+
+    # Partition 0002 names an account that the ledger does not have. Somebody opens it.
+    operator.world.query("INSERT INTO bank_accounts (id, currency_code) VALUES ('LATE', 'USD')")
+    ui.launch_partitions("backfill_payments", "Failed and missing")
+    ui.expect_run("Success")  # of a single partition, Dagster makes a run and no backfill
+    ui.expect_partitions("payments/posted", materialized=4)
+    ui.screenshot(ARTEFACTS / "all-green.png")
+    again = operator.world.query(
+        "SELECT id FROM ledger_entries WHERE reference_id LIKE 'R0000%%' ORDER BY id"
+    )
+    assert len(again) == 40
+    assert set(posted) <= set(again), "what was posted is not posted again"
