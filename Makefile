@@ -4,8 +4,9 @@ PYTHON ?=
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 FUZZ_ARGS ?= csv
-# One worker per core; the tests have databases of their own.
-PYTEST := .venv/bin/python -m pytest --numprocesses auto
+# The tests have databases of their own, and wait a quarter of their time: for servers, runs and answers.
+WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) * 3 / 2 )))
+PYTEST := .venv/bin/python -m pytest --numprocesses $(WORKERS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -152,6 +152,7 @@ def test_rules_that_change_nothing_are_no_measure(scratch: Path, monkeypatch: py
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_killed_half_way_and_resumed_is_whole(scratch: Path) -> None:
     plan = Plan((Section(SMALL, (Step("resumed", commands.killed_and_resumed, 0, 0),)),), 1)
     with embedded_server(scratch) as server:

@@ -40,6 +40,7 @@ def write(world: World, api: ApiServer, rows: list[list[object]], **settings: ob
     return world.write("bank", [], type="api", file=None, api=section, max_error_rate="1", **settings)
 
 
+@pytest.mark.slow
 def test_from_check_to_a_second_run(backfill: Backfill, world: World, api: ApiServer) -> None:
     path = write(world, api, [*entries(24), entry(25, amount="1e3")])
     assert "BANK_URL is not set" in backfill("sources", "check", path).stdout

@@ -82,6 +82,7 @@ def test_killed_while_the_table_moves_on__what_was_registered_is_posted(
     assert counts == {"read": ROWS, "posted": 1, "duplicates": ROWS - 2, "conflicts": 1, "rejected": 0}
 
 
+@pytest.mark.slow
 def test_a_look_at_a_database_before_anything_runs(backfill: Backfill, legacy: str, source: Path) -> None:
     checked = backfill("sources", "check", source, "--json")
     assert checked.code == 0, checked

@@ -7,6 +7,7 @@ import pytest
 from backfill_pipeline_tests.cli.command import Backfill
 
 
+@pytest.mark.slow
 def test_a_skewed_export_with_random_references_goes_through_the_whole_pipeline(
     backfill: Backfill, tmp_path: Path
 ) -> None:

@@ -27,6 +27,7 @@ def recipe(target: str) -> str:
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_the_commands_do_what_the_page_prints(embedded: Backfill, tmp_path) -> None:
     environment = embedded.environment
     environment.pop("BACKFILL_SOURCES_DIR")  # that of the checkout, as the page says

@@ -137,7 +137,7 @@ class TestAudit:
                 "ALTER TABLE ledger_entries DROP CONSTRAINT ledger_entries_ledger_id_reference_id_key",
                 "idempotency",
             ),
-            ("DROP TABLE dual_ledger_outbox", "table dual_ledger_outbox"),
+            ("DROP TABLE dual_ledger_outbox CASCADE", "table dual_ledger_outbox"),
             ("DROP FUNCTION post_ledger_entry", "function post_ledger_entry"),
             ("ALTER TABLE ledger_entries DISABLE TRIGGER ledger_entries_append_only", "enabled triggers"),
             ("DROP TRIGGER ledger_entries_apply_balances_on_insert ON ledger_entries", "enabled triggers"),

@@ -71,6 +71,7 @@ def test_the_answers_that_are_shown_are_those_of_the_default_bank() -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_the_source_definition_brings_every_entry_into_a_ledger_through_faults(
     backfill: Backfill,  # noqa: F811
     tmp_path: Path,
