@@ -240,8 +240,6 @@ def test_checkpoints_that_were_timed_are_counted_by_their_time_also_when_they_we
     connection = world.connection
     world.open("A", "B")
     world.post(world.register(2), [Entry("1", row=1), Entry("2", row=2)])
-    for table in ("backfill_batches", "backfill_rolled_back_batches"):
-        connection.execute(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS checkpoint_seconds numeric")
     connection.execute("UPDATE backfill_batches SET checkpoint_seconds = NULL")
     assert work.checkpoint_work(connection) == []
     connection.execute("UPDATE backfill_batches SET checkpoint_seconds = 0.0025")

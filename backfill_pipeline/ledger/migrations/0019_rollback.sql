@@ -21,6 +21,12 @@ CREATE TABLE backfill_rollbacks (
 );
 CREATE INDEX backfill_rollbacks_source_idx ON backfill_rollbacks (source_id);
 
+-- Before their history is made like them: what posting keeps of itself from here on.
+ALTER TABLE backfill_batches ADD COLUMN checkpoint_seconds numeric CHECK (checkpoint_seconds >= 0);
+COMMENT ON COLUMN backfill_batches.checkpoint_seconds IS
+    'Part of seconds: writing the checkpoint, with waiting for another batch of the source. NULL for opening balances, replays,'
+    ' reversals, and batches from before this was kept.';
+
 -- Batches that count no more. In mode reverse their entries are still in the ledger, and still name them.
 CREATE TABLE backfill_rolled_back_batches (
     LIKE backfill_batches,

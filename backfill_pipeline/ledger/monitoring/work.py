@@ -115,11 +115,6 @@ _CHECKPOINTS: Final = f"""
           SELECT source_id, checkpoint_seconds FROM backfill_rolled_back_batches) AS batch
     WHERE checkpoint_seconds IS NOT NULL GROUP BY 1 ORDER BY 1
 """  # noqa: S608
-_CHECKPOINTS_ARE_TIMED: Final = """
-    SELECT count(*) = 2 FROM pg_attribute
-    WHERE attrelid IN ('backfill_batches'::regclass, 'backfill_rolled_back_batches'::regclass)
-      AND attname = 'checkpoint_seconds' AND NOT attisdropped
-"""
 
 # A batch is dated when its transaction begins: it ends as many seconds later as it took.
 _LAST_RUN: Final = """
@@ -148,10 +143,7 @@ def batch_work(connection: Connection) -> list[BatchWork]:
 
 
 def checkpoint_work(connection: Connection) -> list[CheckpointWork]:
-    """All timed checkpoints ever, by source; none where the ledger keeps no such times."""
-    timed = connection.execute(_CHECKPOINTS_ARE_TIMED).fetchone()
-    if timed is None or not timed[0]:
-        return []
+    """All timed checkpoints ever, by source."""
     return [CheckpointWork(*row) for row in connection.execute(_CHECKPOINTS).fetchall()]
 
 
