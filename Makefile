@@ -47,7 +47,7 @@ test-ui: $(TOOLS) ## the Dagster UI and reports in a browser; screenshots and tr
 		export DEBIAN_FRONTEND=noninteractive; \
 		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >/dev/null || exit 1; \
 	fi
-	@.venv/bin/python -m pytest -m ui backfill_pipeline_tests/ui $(PYTEST_ARGS)
+	@.venv/bin/python -m pytest -m ui --timeout 600 backfill_pipeline_tests/ui $(PYTEST_ARGS)
 
 lint: $(READY) ## ruff: rules and format
 	@.venv/bin/ruff check .

@@ -35,7 +35,7 @@ from backfill_pipeline.orchestration.assets.stages import stage_assets
 from backfill_pipeline.orchestration.assets.sync_status import sync_status_asset
 from backfill_pipeline.orchestration.checks.jobs import checks_job, checks_schedule
 from backfill_pipeline.orchestration.checks.ledger import STILL_IN_FORCE, ledger_checks
-from backfill_pipeline.orchestration.checks.sources import source_checks
+from backfill_pipeline.orchestration.checks.sources import freshness_check, source_checks
 from backfill_pipeline.orchestration.inbox import inbox_sources
 from backfill_pipeline.orchestration.operations.jobs import operation_jobs
 from backfill_pipeline.orchestration.outbox import dispatch_job, outbox_sensor
@@ -75,7 +75,8 @@ def build_defs(
     # What constraints are applied to: all that is posted, of banks all that is proven equal.
     before = [asset_key(source.id, "posted" if source.scb is None else "reconciliation") for source in usable]
     dispatch = [dispatch_job(banks)] if banks else []
-    checks = [*(source_checks(source) for source in usable), ledger_checks()]
+    fresh = (freshness_check(source) for source in usable)
+    checks = [*(source_checks(source) for source in usable), *(one for one in fresh if one), ledger_checks()]
     return dg.Definitions(
         asset_checks=checks,
         assets=[*assets, constraints_asset(before), audit_asset(), corrections_asset(), seals_asset()],

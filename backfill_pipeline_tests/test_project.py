@@ -15,6 +15,7 @@ PACKAGE = "backfill_pipeline"
 LOCK = CHECKOUT / "requirements.lock"
 TOOLS_LOCK = CHECKOUT / "requirements-tools.lock"
 
+# `documentation` describes what the UI shows, from the definitions: it names their types, and starts nothing.
 MAY_IMPORT_DAGSTER = ("orchestration", "build", "definitions", "cli", "documentation")
 BASE = ("errors", "money", "pages", "settings", "wording")
 # Who may import whom inside the package; what is not named here may import everything.
@@ -33,6 +34,7 @@ MAY_IMPORT = {
     "scb_simulator": BASE,
     "dual_ledger": ("definition", "ledger", "mapping", "schemas", "sources", "stages", *BASE),
     "stages": ("definition", "ledger", "mapping", "schemas", "sources", *BASE),
+    "doctor": ("definition", "ledger", "local", "orchestration", "schemas", *BASE),
     "reporting": ("definition", "ledger", "schemas", "stages", *BASE),
 }
 

@@ -41,6 +41,8 @@ def try_channels(*, as_json: bool) -> ExitCode:
             error = channel.send(message)
         except (AlertError, TransientAlertError) as failure:
             error = str(failure)
+        except Exception as failure:  # its text may hold an address
+            error = f"unexpected {type(failure).__name__}"
         answers.append({"channel": channel.name, "sent": not error, "error": error or None})
         if not as_json:
             told = f"failed  {error}" if error else "taken"

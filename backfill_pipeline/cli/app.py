@@ -1,7 +1,7 @@
 """The commands: their names, arguments and help.
 
-Belongs here: the command line as users see it.
-Does not: what commands do (the other modules of this package).
+Belongs here: which commands and groups of commands there are, and the arguments of the plain ones.
+Does not: the groups (`*_commands.py`), what commands do (the other modules of this package).
 """
 
 from __future__ import annotations
@@ -14,16 +14,23 @@ import typer
 from backfill_pipeline.cli.alert_commands import alerts_app
 from backfill_pipeline.cli.audit_commands import audit_app
 from backfill_pipeline.cli.bank_commands import outbox_app, sync_app
+from backfill_pipeline.cli.constraint_commands import constraints_app
 from backfill_pipeline.cli.correction_commands import corrections_app
+from backfill_pipeline.cli.database_commands import db_app
+from backfill_pipeline.cli.doctor import doctor
 from backfill_pipeline.cli.evidence import evidence_app
 from backfill_pipeline.cli.exit_codes import ExitCode
 from backfill_pipeline.cli.metrics import metrics_app
-from backfill_pipeline.cli.options import Day, Json, Source
+from backfill_pipeline.cli.options import Json, Source
 from backfill_pipeline.cli.periods import period_app
 from backfill_pipeline.cli.prune import prune
+from backfill_pipeline.cli.reject_commands import rejects_app
 from backfill_pipeline.cli.report import report
 from backfill_pipeline.cli.rollback import rollback
 from backfill_pipeline.cli.seals import seals_app
+from backfill_pipeline.cli.simulator_command import scb_simulator
+from backfill_pipeline.cli.source_commands import sources_app
+from backfill_pipeline.errors import UsageError
 
 app = typer.Typer(
     name="backfill",
@@ -33,12 +40,6 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-constraints_app = typer.Typer(
-    no_args_is_help=True, help="Balance constraints and foreign keys of the ledger."
-)
-rejects_app = typer.Typer(no_args_is_help=True, help="Rows that were rejected, with their reasons.")
-db_app = typer.Typer(no_args_is_help=True, help="The ledger's database.")
-sources_app = typer.Typer(no_args_is_help=True, help="Source definitions: list, check and try them.")
 app.add_typer(sources_app, name="sources")
 app.add_typer(sync_app, name="sync")
 app.add_typer(outbox_app, name="outbox")
@@ -55,6 +56,7 @@ app.add_typer(metrics_app)
 app.command()(rollback)
 app.command()(report)
 app.command()(prune)
+app.command()(doctor)
 
 
 @app.command()
@@ -108,8 +110,29 @@ def resume(source: Source, json: Json = False) -> None:
 
 
 @app.command()
-def status(json: Json = False) -> None:
+def status(
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch",
+            help="Look again and again, on a screen, until Ctrl-C; with --json, a line at each look.",
+        ),
+    ] = False,
+    interval: Annotated[
+        float | None,
+        typer.Option(
+            metavar="S", min=0.5, max=3600, help="With --watch: seconds between two looks. Default: 2."
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
     """Show every source: progress, counts, rejects, reconciliation, and the state of the constraints."""
+    if watch:
+        from backfill_pipeline.cli.watch import watch_status
+
+        raise typer.Exit(watch_status(interval, as_json=json))
+    if interval is not None:
+        raise UsageError("--interval is about status --watch: add --watch")
     from backfill_pipeline.cli.show import show_status
 
     show_status(as_json=json)
@@ -181,229 +204,7 @@ def up(
     raise typer.Exit(start_ui(host, port))
 
 
-@app.command("scb-simulator")
-def scb_simulator(
-    config: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.yaml", help="Options and faults; those on the command line win."),
-    ] = None,
-    state: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Keeps what it is told; by default below BACKFILL_HOME."),
-    ] = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 is a free one.")] = 0,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    ledgers: Annotated[
-        str | None, typer.Option(metavar="N|ID,ID", help="How many ledgers, or their ids. Default: 1.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same bank. Default: 1.")] = None,
-    start: Annotated[
-        str | None, typer.Option(metavar="DATE", help="First day of the ledgers. Default: 2024-03-01.")
-    ] = None,
-    days: Annotated[int | None, typer.Option(help="Days of the ledgers. Default: 31.")] = None,
-    entries_per_day: Annotated[
-        int | None, typer.Option(help="Entries of each ledger and day. Default: 1000.")
-    ] = None,
-    currencies: Annotated[
-        str | None, typer.Option(metavar="CODE,CODE", help="Default: EUR,USD,JPY,KWD.")
-    ] = None,
-    accounts: Annotated[int | None, typer.Option(help="Accounts of each ledger. Default: 40.")] = None,
-    timezone: Annotated[
-        str | None, typer.Option(metavar="ZONE", help="Of the bank's days. Default: Europe/Paris.")
-    ] = None,
-    known_share: Annotated[
-        float | None,
-        typer.Option(metavar="SHARE", help="Of entries between accounts that we share. Default: 0.9."),
-    ] = None,
-    unknown_accounts: Annotated[
-        str | None, typer.Option(metavar="refuse|accept", help="What we send of accounts it does not have.")
-    ] = None,
-    fault: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KIND:KEY=VALUE,...", help="A fault to switch on; can be given several times."),
-    ] = None,
-    definitions: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="Write a source definition of each ledger and its accounts into this folder."
-        ),
-    ] = None,
-    token_lifetime_s: Annotated[
-        int, typer.Option(min=1, max=86_400, help="Seconds until a token from /oauth/token ends.")
-    ] = 3600,
-    json: Json = False,
-) -> None:
-    """Serve a simulated Sovereign Central Bank, to try a sync of two ledgers on. Ctrl-C stops it.
-
-    Credentials come from SCB_SIMULATOR_TOKEN, SCB_SIMULATOR_CLIENT_ID, SCB_SIMULATOR_CLIENT_SECRET and
-    SCB_SIMULATOR_ADMIN_TOKEN; without any it makes its own, in a file beside the state.
-    """
-    from backfill_pipeline.cli.scb_simulator import Place, simulate
-
-    given = {
-        "ledgers": int(ledgers) if ledgers is not None and ledgers.isdecimal() else ledgers,
-        "seed": seed,
-        "start": start,
-        "days": days,
-        "entries_per_day": entries_per_day,
-        "currencies": currencies,
-        "accounts": accounts,
-        "timezone": timezone,
-        "known_share": known_share,
-        "unknown_accounts": unknown_accounts,
-    }
-    place = Place(host, port, state)
-    raise typer.Exit(
-        simulate(
-            place,
-            config,
-            given,
-            fault or [],
-            definitions=definitions,
-            token_lifetime_s=token_lifetime_s,
-            as_json=json,
-        )
-    )
-
-
-@sources_app.command("list")
-def sources_list(json: Json = False) -> None:
-    """List every source: its file, what was run of it, or what is wrong with its definition."""
-    from backfill_pipeline.cli.sources import list_sources
-
-    raise typer.Exit(list_sources(as_json=json))
-
-
-@sources_app.command("check")
-def sources_check(
-    source: Source,
-    rows: Annotated[int, typer.Option(min=1, max=1_000_000, help="Rows to map and validate.")] = 1000,
-    day: Day = None,
-    json: Json = False,
-) -> None:
-    """Say everything that is wrong with a definition and its files, and what its first rows would become.
-
-    Exit codes: 0 good, 2 the definition or a file is wrong, 3 rows would be rejected. Needs no database.
-    """
-    from backfill_pipeline.cli.banks import parse_day
-    from backfill_pipeline.cli.sources import check_source
-
-    raise typer.Exit(check_source(source, rows, parse_day(day, "--day"), as_json=json))
-
-
-@sources_app.command("preview")
-def sources_preview(
-    source: Source,
-    rows: Annotated[int, typer.Option(min=1, max=100_000, help="At most so many rows.")] = 10,
-    from_line: Annotated[
-        int, typer.Option("--from", min=1, metavar="LINE", help="The line of the file to begin with.")
-    ] = 1,
-    day: Day = None,
-    json: Json = False,
-) -> None:
-    """Show rows before and after mapping, with what is wrong below them. Posts nothing and needs no database."""
-    from backfill_pipeline.cli.banks import parse_day
-    from backfill_pipeline.cli.sources import preview_source
-
-    raise typer.Exit(preview_source(source, rows, from_line, parse_day(day, "--day"), as_json=json))
-
-
-@sources_app.command("schema")
-def sources_schema() -> None:
-    """Print the JSON Schema of a source definition, for editors."""
-    from backfill_pipeline.cli.sources import print_schema
-
-    print_schema()
-
-
-@constraints_app.command("apply")
-def constraints_apply(json: Json = False) -> None:
-    """Check all balances, then apply and probe the constraints in one transaction. Refused while accounts offend."""
-    from backfill_pipeline.cli.constraints import apply_constraints
-
-    raise typer.Exit(apply_constraints(as_json=json))
-
-
-@constraints_app.command("suspend")
-def constraints_suspend() -> None:
-    """Lift the constraints for a later large backfill; apply puts them back."""
-    from backfill_pipeline.cli.constraints import suspend_constraints
-
-    suspend_constraints()
-
-
-@constraints_app.command("verify")
-def constraints_verify(json: Json = False) -> None:
-    """Check that the constraints exist and that a probe which breaks them is refused. Changes nothing."""
-    from backfill_pipeline.cli.constraints import verify_constraints
-
-    raise typer.Exit(verify_constraints(as_json=json))
-
-
-@rejects_app.command("list")
-def rejects_list(
-    source: Source,
-    code: Annotated[str | None, typer.Option(help="Only rejects with this code.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many rows.")] = 50,
-    json: Json = False,
-) -> None:
-    """List rejected rows with line, code, field and reason, and how those ended that were repaired."""
-    from backfill_pipeline.cli.rejects import list_rejects
-
-    list_rejects(source, code, limit, as_json=json)
-
-
-@rejects_app.command("export")
-def rejects_export(
-    source: Source,
-    out: Annotated[
-        Path | None, typer.Option(help="The CSV file to write; by default standard output.")
-    ] = None,
-) -> None:
-    """Write all open rejects as CSV, with the source's columns and a hint each, safe to open in a spreadsheet."""
-    from backfill_pipeline.cli.rejects import export_rejects
-
-    export_rejects(source, out)
-
-
-@rejects_app.command("replay")
-def rejects_replay(
-    source: Source,
-    file: Annotated[Path, typer.Option(help="An export of rejects whose cells were repaired.")],
-    json: Json = False,
-) -> None:
-    """Send repaired rows through the pipeline again: the same mapping, the same checks, each row once.
-
-    Exit codes: 0 every row of the file is in the ledger, 1 failed, 2 usage, 3 some stay rejected, 4 reconciliation
-    break.
-    """
-    from backfill_pipeline.cli.rejects import replay
-
-    raise typer.Exit(replay(source, file, as_json=json))
-
-
-@db_app.command("migrate")
-def db_migrate() -> None:
-    """Bring the ledger's schema up to date."""
-    from backfill_pipeline.cli.database import migrate_ledger
-
-    migrate_ledger()
-
-
-@db_app.command("url")
-def db_url() -> None:
-    """Print the ledger's URL, for psql. An embedded server stays up from then on, until backfill db stop."""
-    from backfill_pipeline.cli.database import print_url
-
-    print_url()
-
-
-@db_app.command("stop")
-def db_stop() -> None:
-    """Let the embedded server end once nobody uses it."""
-    from backfill_pipeline.cli.database import stop_server
-
-    stop_server()
+app.command("scb-simulator")(scb_simulator)
 
 
 __all__ = ["ExitCode", "app"]

@@ -1,7 +1,7 @@
 """Arguments and options that several commands share.
 
 Belongs here: their names and help.
-Does not: commands (`app.py`, `bank_commands.py`).
+Does not: commands (`app.py`, `*_commands.py`).
 """
 
 from __future__ import annotations

@@ -1,45 +1,38 @@
 """`backfill status`: what is, without changing anything.
 
 Belongs here: gathering and printing.
-Does not: the queries (`ledger/status.py`).
+Does not: the queries (`ledger/monitoring/standings.py`), watching (`watch.py`).
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from rich.markup import escape
 
 from backfill_pipeline.cli.output import console, print_json, state
-from backfill_pipeline.cli.session import Session, open_session
-from backfill_pipeline.definition.scb_days import split_day_source_id
-from backfill_pipeline.ledger import (
-    checkpoints,
-    constraints,
-    reconciliation,
-    registrations,
-    rejects,
-    rolled_back,
-    status,
-)
-from backfill_pipeline.ledger.banks import bank_days
+from backfill_pipeline.cli.session import open_session
+from backfill_pipeline.ledger import constraints
+from backfill_pipeline.ledger.monitoring.moment import one_moment
+from backfill_pipeline.ledger.monitoring.standings import BankStanding, SourceStanding, StateCounts, standings
+from backfill_pipeline.ledger.rolled_back import OpenRollback, all_open_rollbacks
 from backfill_pipeline.wording import counted
 
 _COUNTS = ("read", "posted", "duplicates", "conflicts", "rejected", "filtered")
 _FAILED_SHOWN = 5
+_NOTHING = StateCounts(0, 0, 0, 0, 0, 0, 0)
 
 
 def show_status(*, as_json: bool) -> None:
     """Every source that was registered, and the constraints of the ledger."""
     with open_session() as session:
-        ids = registrations.source_ids(session.connection)
-        banks = sorted({named[0] for one in ids if (named := split_day_source_id(one)) is not None})
-        sources = [
-            _source_status(session, source_id) for source_id in ids if split_day_source_id(source_id) is None
-        ]
-        synced = [_bank_status(session, source_id) for source_id in banks]
-        state_of_constraints = constraints.state(session.connection)
+        with one_moment(session.connection):
+            found, found_banks = standings(session.connection)
+            rollbacks = all_open_rollbacks(session.connection)
+            state_of_constraints = constraints.state(session.connection)
+        sources = [_source_status(one, rollbacks) for one in found]
+        synced = [_bank_status(one, rollbacks) for one in found_banks]
         location = session.endpoint.description
         home = str(session.settings.home)
     if as_json:
@@ -69,20 +62,14 @@ def show_status(*, as_json: bool) -> None:
         _print_bank(bank)
 
 
-def _bank_status(session: Session, source_id: str) -> dict[str, object]:
+def _bank_status(bank: BankStanding, rollbacks: Mapping[str, Sequence[OpenRollback]]) -> dict[str, object]:
     """A bank is one line, however many days it has; `backfill sync status` has them."""
-    days = bank_days.bank_days(session.connection, source_id)
     return {
-        "source_id": source_id,
-        **asdict(days),
-        "rejects_by_code": bank_days.rejects_by_code(session.connection, source_id),
-        "rolled_back": _rolled_back(session, source_id),
+        "source_id": bank.source_id,
+        **asdict(bank.days),
+        "rejects_by_code": bank.rejects,
+        "rolled_back": [asdict(one) for one in rollbacks.get(bank.source_id, ())],
     }
-
-
-def _rolled_back(session: Session, source_id: str) -> list[dict[str, object]]:
-    """Rollbacks of which something is not posted again."""
-    return [asdict(one) for one in rolled_back.open_rollbacks(session.connection, source_id)]
 
 
 def _print_rolled_back(source: dict[str, object], partition: str) -> None:
@@ -109,32 +96,26 @@ def _print_bank(bank: dict[str, object]) -> None:
     console.print(f"  next: backfill sync status {bank['source_id']}")
 
 
-def _source_status(session: Session, source_id: str) -> dict[str, object]:
-    connection = session.connection
-    registration = registrations.load(connection, source_id)
-    assert registration is not None
-    outcomes = status.partition_outcomes(connection, registration.id)
-    checkpoint = checkpoints.load(connection, source_id)
-    verdict = reconciliation.latest(connection, registration.id)
-    done = [outcome for outcome in outcomes if outcome.status == "posted"]
+def _source_status(
+    source: SourceStanding, rollbacks: Mapping[str, Sequence[OpenRollback]]
+) -> dict[str, object]:
+    done = source.states.get("posted", _NOTHING)
     return {
-        "source_id": source_id,
-        "revision": registration.revision,
-        "file": registration.file_name,
-        "rows": registration.row_count,
-        "status": checkpoint.status if checkpoint else None,
-        "processed": checkpoint.processed if checkpoint else 0,
-        "last_checkpoint_at": checkpoint.last_checkpoint_at if checkpoint else None,
-        "error": checkpoint.error_message if checkpoint else None,
-        **{name: sum(getattr(outcome, name) for outcome in done) for name in _COUNTS},
-        "partitions": dict(Counter(outcome.status for outcome in outcomes)),
-        "failed_partitions": {
-            outcome.partition_key: outcome.error for outcome in outcomes if outcome.status == "failed"
-        },
-        "rejects_by_code": rejects.count_by_code(connection, registration.id),
-        "reconciliation": verdict.verdict if verdict else "not run",
-        "reconciled_at": verdict.reconciled_at if verdict else None,
-        "rolled_back": _rolled_back(session, source_id),
+        "source_id": source.source_id,
+        "revision": source.revision,
+        "file": source.file_name,
+        "rows": source.rows,
+        "status": source.status,
+        "processed": source.processed,
+        "last_checkpoint_at": source.last_checkpoint_at,
+        "error": source.error,
+        **{name: getattr(done, name) for name in _COUNTS},
+        "partitions": {state: counts.partitions for state, counts in source.states.items()},
+        "failed_partitions": source.failures,
+        "rejects_by_code": source.rejects,
+        "reconciliation": source.verdict or "not run",
+        "reconciled_at": source.reconciled_at,
+        "rolled_back": [asdict(one) for one in rollbacks.get(source.source_id, ())],
     }
 
 

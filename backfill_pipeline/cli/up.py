@@ -71,7 +71,7 @@ def _serve(host: str, port: int, session: Session) -> ExitCode:
             "-p",
             str(port),
         ],
-        "daemon": [sys.executable, "-m", "dagster._daemon", "run", "-w", str(workspace)],
+        "daemon": [sys.executable, "-m", "backfill_pipeline.cli.daemon", "run", "-w", str(workspace)],
     }
     processes: dict[str, subprocess.Popen[bytes]] = {}
     try:

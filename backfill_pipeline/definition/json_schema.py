@@ -69,8 +69,12 @@ _HELP: Final[dict[str, dict[str, str]]] = {
         "unknown_accounts": "reject: a row that names an account the ledger lacks is rejected; create: it is opened",
         "partition_rows": "rows per partition, 1 to 10,000,000; 100,000 unless given",
         "max_error_rate": "0 to 1; a partition with a larger share of rejects fails",
+        "freshness": "how long ago it may have been proven equal to the ledger: then a check warns",
         "online": "true: live postings go on while this source is posted",
         "config": "the settings of this source's runs",
+    },
+    "Freshness": {
+        "at_most_hours": "hours since the latest reconciliation without a break of all of it, 1 to 8,784",
     },
     "CsvDialect": {
         "delimiter": "one ASCII character",

@@ -82,7 +82,7 @@ def mapping_parts(definition: SourceDefinition) -> dict[str, str]:
     """Section of the definition → SHA-256 of all in it that decides what rows become.
 
     Paths do not count, the content of the account map, lookup and accounts files does. Description, owners, config,
-    online, error rate and partition size do not: they may change between two tries.
+    online, freshness, error rate and partition size do not: they may change between two tries.
 
     Raises:
         SourceFileError: an account map, lookup or accounts file cannot be read.

@@ -47,6 +47,12 @@ class RunConfig(Model):
     online: bool | None = None
 
 
+class Freshness(Model):
+    """How long ago at most a source was proven equal to the ledger; a check warns when it was longer."""
+
+    at_most_hours: Annotated[int, between(1, 8784)]
+
+
 def _metadata_keys(value: object) -> object:
     """A list of columns is short for a mapping of each column name to itself."""
     if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
@@ -114,6 +120,7 @@ class SourceDefinition(Model):
     unknown_accounts: Literal["reject", "create"] = "reject"
     partition_rows: Annotated[int, between(1, 10_000_000)] | None = None
     max_error_rate: Annotated[float, between(0, 1)] = 0.01
+    freshness: Freshness | None = None
     online: bool = False
     config: RunConfig = Field(default=RunConfig(), validate_default=True)
 
@@ -171,9 +178,13 @@ class SourceDefinition(Model):
         """Both ledgers name an entry alike, and an entry of a bank is in the one ledger that is kept with it."""
         if self.scb is None:
             return self
-        for key in ("transactions", "stated_balances"):
+        for key, reason in (
+            ("transactions", "records are entries"),
+            ("stated_balances", "records are entries"),
+            ("freshness", "days are expected by scb.nightly"),
+        ):
             if getattr(self, key):
-                raise problem("cannot go together with type scb, whose records are entries: remove it", key)
+                raise problem(f"cannot go together with type scb, whose {reason}: remove it", key)
         if not isinstance(self.fields.ledger_id, ConstantRule):
             raise problem(
                 "must be a constant with type scb: the one ledger that is kept with the bank",

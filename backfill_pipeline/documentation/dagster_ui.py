@@ -23,7 +23,7 @@ _SOURCE, _BANK = "source_id", "bank_id"
 """Names that stand for any source's and any bank's; they are written in capitals on the page."""
 
 _DEFINITIONS = {
-    _SOURCE: "type: csv\nfile: entries.csv\n",
+    _SOURCE: "type: csv\nfile: entries.csv\nfreshness: {at_most_hours: 26}\n",
     _BANK: "type: scb\n"
     "scb: {base_url: https://scb.example.org, bank_id: SCB, timezone: UTC, start: 2024-03-01,"
     " auth: {kind: bearer, token_env: SCB_TOKEN}, nightly: {enabled: true}}\n",

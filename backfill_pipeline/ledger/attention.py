@@ -27,10 +27,11 @@ class Completion:
         revision: from 1.
         registered_at: when it was registered.
         completed_at: when its last partition was marked as posted.
-        at: when it was known how it ended: reconciled, or not for a while.
+        at: when it was known how it ended: reconciled, or not for a while. Of a break that was found later, when.
         verdict: of the first reconciliation after that, match or break, and of a day of a bank the latest one, with the
             bank; None when there was none.
         breaks: that it found.
+        is_later: the ledger was equal to it before, or nobody had looked for long, and now it is not.
     """
 
     registration_id: int
@@ -41,6 +42,7 @@ class Completion:
     at: datetime
     verdict: str | None
     breaks: int
+    is_later: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ class OverLimit:
 
 
 def completions(connection: Connection, since: datetime, grace: timedelta) -> list[Completion]:
-    """Sources of which it became known since a moment how they ended, the earliest first.
+    """Sources of which it became known since a moment how they ended, or that they differ since; the earliest first.
 
     A day of a bank is known once it was compared with the bank, whatever was found: its own reconciliation is only half
     of that.
@@ -98,7 +100,8 @@ def completions(connection: Connection, since: datetime, grace: timedelta) -> li
                 SELECT id, source_id, revision, registered_at, completed_at FROM backfill_registrations
                 WHERE completed_at >= %(since)s - %(within)s),
             ended AS (
-                SELECT posted.*, coalesce(c.reconciled_at, completed_at + %(grace)s) AS at, c.verdict, c.break_count
+                SELECT posted.*, coalesce(c.reconciled_at, completed_at + %(grace)s) AS at, c.verdict, c.break_count,
+                       false AS is_later
                 FROM posted LEFT JOIN LATERAL (
                     SELECT verdict, break_count, reconciled_at FROM backfill_reconciliations x
                     WHERE x.registration_id = posted.id AND x.reconciled_at >= completed_at
@@ -106,12 +109,24 @@ def completions(connection: Connection, since: datetime, grace: timedelta) -> li
                     ORDER BY x.id LIMIT 1) c ON true
                 WHERE source_id NOT LIKE '%%@%%'
                 UNION ALL
-                SELECT posted.*, s.finished_at, s.verdict, s.break_count
+                SELECT r.id, r.source_id, r.revision, r.registered_at, r.completed_at, x.reconciled_at, x.verdict,
+                       x.break_count, true
+                FROM backfill_reconciliations x JOIN backfill_registrations r ON r.id = x.registration_id
+                LEFT JOIN LATERAL (
+                    SELECT verdict FROM backfill_reconciliations before
+                    WHERE before.registration_id = x.registration_id AND before.id < x.id
+                      AND before.reconciled_at >= r.completed_at
+                    ORDER BY before.id DESC LIMIT 1) b ON true
+                WHERE x.reconciled_at >= %(since)s AND x.verdict = 'break' AND x.reconciled_at >= r.completed_at
+                  AND r.source_id NOT LIKE '%%@%%'
+                  AND (b.verdict = 'match' OR b.verdict IS NULL AND x.reconciled_at >= completed_at + %(within)s)
+                UNION ALL
+                SELECT posted.*, s.finished_at, s.verdict, s.break_count, false
                 FROM posted JOIN sync_status s ON posted.source_id = s.source_id || '@' || to_char(s.day, 'YYYY-MM-DD')
                 WHERE s.finished_at >= completed_at AND s.verdict IS NOT NULL AND NOT EXISTS (
                     SELECT FROM backfill_registrations newer
                     WHERE newer.source_id = posted.source_id AND newer.revision > posted.revision))
-            SELECT id, source_id, revision, registered_at, completed_at, at, verdict, coalesce(break_count, 0)
+            SELECT id, source_id, revision, registered_at, completed_at, at, verdict, coalesce(break_count, 0), is_later
             FROM ended WHERE at BETWEEN %(since)s AND now() ORDER BY at, id
             """,
             {"since": since, "grace": grace, "within": RECONCILED_WITHIN},

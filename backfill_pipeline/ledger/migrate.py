@@ -115,6 +115,41 @@ def pending(connection: Connection) -> tuple[Migration, ...]:
     return tuple(migration for migration in migrations if migration.version not in recorded)
 
 
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """This release's migrations beside those that a ledger has; each as `0001_name`.
+
+    Attributes:
+        applied: how many the ledger has.
+        pending: that this release would apply.
+        unknown: that the ledger has and this release does not know.
+        changed: whose files differ from what was applied.
+    """
+
+    applied: int
+    pending: tuple[str, ...]
+    unknown: tuple[str, ...]
+    changed: tuple[str, ...]
+
+
+def compare(connection: Connection) -> Comparison:
+    """How the ledger's schema stands, by looking alone; nothing of it is an error here."""
+    with ledger_errors("inspect"):
+        row = connection.execute("SELECT to_regclass('ledger_schema_migrations') IS NOT NULL").fetchone()
+        recorded = _read_recorded(connection) if row and row[0] else {}
+    known = {migration.version: migration for migration in bundled_migrations()}
+    return Comparison(
+        len(recorded),
+        tuple(f"{version:04d}_{one.name}" for version, one in known.items() if version not in recorded),
+        tuple(f"{version:04d}_{name}" for version, (name, _) in recorded.items() if version not in known),
+        tuple(
+            f"{version:04d}_{name}"
+            for version, (name, checksum) in recorded.items()
+            if version in known and known[version].checksum != checksum
+        ),
+    )
+
+
 def _recorded(connection: Connection) -> dict[int, tuple[str, str]]:
     with connection.transaction():
         connection.execute("SET LOCAL client_min_messages = warning")  # not a notice that the table exists
@@ -127,7 +162,9 @@ def _recorded(connection: Connection) -> dict[int, tuple[str, str]]:
 
 
 def _read_recorded(connection: Connection) -> dict[int, tuple[str, str]]:
-    rows = connection.execute("SELECT version, name, checksum FROM ledger_schema_migrations").fetchall()
+    rows = connection.execute(
+        "SELECT version, name, checksum FROM ledger_schema_migrations ORDER BY version"
+    ).fetchall()
     return {version: (name, checksum) for version, name, checksum in rows}
 
 

@@ -6,6 +6,7 @@ Does not: rolling back (`rollback.py`), posting again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -14,22 +15,26 @@ from psycopg.rows import class_row
 from backfill_pipeline.ledger.connection import Connection, ledger_errors
 
 # Partitions of the current revision of a source, or of every day of a bank: A follows @ in ASCII, so these are all of
-# its days and nothing else.
+# its days and nothing else. Without a source, of all. What is rolled back is told as backfill_partition_outcomes does,
+# without summing up what became of partitions that were not.
 _OPEN = """
 WITH wanted AS (
-    SELECT max(g.id) AS id FROM backfill_registrations g
-    WHERE g.source_id = %(source)s OR (g.source_id > %(source)s || '@' AND g.source_id < %(source)s || 'A')
+    SELECT max(g.id) AS id, g.source_id FROM backfill_registrations g
+    WHERE %(source)s::text IS NULL OR g.source_id = %(source)s
+          OR (g.source_id > %(source)s || '@' AND g.source_id < %(source)s || 'A')
     GROUP BY g.source_id
+), taken AS (
+    SELECT rollback_id, partition_id, sum(posted) AS entries FROM backfill_rolled_back_batches GROUP BY 1, 2
 )
-SELECT o.source_id, o.partition_key, b.id AS rollback_id, b.mode, b.actor, b.reason, b.rolled_back_at,
-       coalesce((SELECT sum(h.posted) FROM backfill_rolled_back_batches h
-                 WHERE h.rollback_id = b.id AND h.partition_id = p.id), 0)::bigint AS entries
-FROM wanted
-JOIN backfill_partition_outcomes o ON o.registration_id = wanted.id
-JOIN backfill_partitions p ON p.id = o.partition_id
+SELECT w.source_id, p.partition_key, b.id AS rollback_id, b.mode, b.actor, b.reason, b.rolled_back_at,
+       coalesce(t.entries, 0)::bigint AS entries
+FROM wanted w
+JOIN backfill_partitions p ON p.registration_id = w.id AND p.posted_at IS NULL AND p.error IS NULL
 JOIN backfill_rollbacks b ON b.id = p.rollback_id
-WHERE o.status = 'rolled back'
-ORDER BY o.source_id, o.number
+LEFT JOIN taken t ON t.rollback_id = b.id AND t.partition_id = p.id
+WHERE p.rolled_back_at IS NOT NULL
+  AND NOT EXISTS (SELECT FROM backfill_batches x WHERE x.partition_id = p.id AND x.posted_at >= p.rolled_back_at)
+ORDER BY w.source_id, p.number
 """
 
 
@@ -89,10 +94,17 @@ class OpenRollback:
     sentence: str
 
 
-def open_rollbacks(connection: Connection, source_id: str) -> list[OpenRollback]:
-    """Rollbacks of a source, or of a bank's days, of which something is not posted again; the oldest first."""
+def all_open_rollbacks(connection: Connection) -> dict[str, list[OpenRollback]]:
+    """Source or bank → its rollbacks of which something is not posted again, the oldest first."""
+    of_source: dict[str, list[RolledBackPartition]] = {}
+    for one in rolled_back_partitions(connection):
+        of_source.setdefault(one.source_id.partition("@")[0], []).append(one)
+    return {source: _rollbacks_of(parts) for source, parts in of_source.items()}
+
+
+def _rollbacks_of(partitions: Sequence[RolledBackPartition]) -> list[OpenRollback]:
     groups: dict[int, list[RolledBackPartition]] = {}
-    for one in rolled_back_partitions(connection, source_id):
+    for one in partitions:
         groups.setdefault(one.rollback_id, []).append(one)
     found = []
     for rollback_id, parts in sorted(groups.items()):
@@ -114,8 +126,13 @@ def open_rollbacks(connection: Connection, source_id: str) -> list[OpenRollback]
     return found
 
 
-def rolled_back_partitions(connection: Connection, source_id: str) -> list[RolledBackPartition]:
-    """Partitions of the current revision of a source (of a bank: of all its days) that are rolled back now."""
+def rolled_back_partitions(connection: Connection, source_id: str | None = None) -> list[RolledBackPartition]:
+    """Partitions of current revisions that are rolled back now.
+
+    Args:
+        connection: to the ledger.
+        source_id: of a source; of a bank, for all of its days; None for all that there are.
+    """
     with (
         ledger_errors("read rollbacks from"),
         connection.cursor(row_factory=class_row(RolledBackPartition)) as cursor,

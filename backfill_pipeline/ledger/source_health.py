@@ -1,4 +1,5 @@
-"""How one source is: rows that do not add up, partitions that failed, and what its bank has yet to hear of.
+"""How one source is: rows that do not add up, partitions that failed, when it was proven, and what its bank has
+yet to hear of.
 
 Belongs here: read-only checks of a source, or of all days of a bank, as quick with two thousand partitions as with two.
 Does not: the whole ledger (`auditing/`), all sources at once (`monitoring/`), what people are told
@@ -49,6 +50,14 @@ _ROWS: Final = f"""
 """  # noqa: S608
 
 
+# A part of a source may be equal as well: only what was compared after everything had been posted counts.
+_PROOF: Final = """
+    SELECT max(c.reconciled_at), now() - max(c.reconciled_at)
+    FROM backfill_registrations r JOIN backfill_reconciliations c ON c.registration_id = r.id
+    WHERE r.source_id = %s AND c.verdict = 'match' AND c.rollback_id IS NULL AND c.reconciled_at >= r.completed_at
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class PostedRows:
     """Rows of the posted partitions of a source's current revision, or of all days of a bank.
@@ -67,6 +76,19 @@ class PostedRows:
     rejected: int
     filtered: int
     unbalanced: int
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """When a source was last proven equal to the ledger.
+
+    Attributes:
+        at: of the latest reconciliation without a break of a revision that was posted in full.
+        age: since then, by the server's clock.
+    """
+
+    at: datetime
+    age: timedelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +142,14 @@ def failed_partitions(connection: Connection, source_id: str, *, is_bank: bool =
     )
     with ledger_errors("read progress from"):
         return query.run(connection, frozenset(query.needs))
+
+
+def last_proof(connection: Connection, source_id: str) -> Proof | None:
+    """When a source was last proven equal to the ledger; None if it never was, or if that was taken back."""
+    with ledger_errors("read reconciliations from"):
+        row = connection.execute(_PROOF, [source_id]).fetchone()
+    assert row is not None, "the latest of none is a row too"
+    return None if row[0] is None else Proof(*row)
 
 
 def outbox_lag(connection: Connection, bank_id: str, *, late_after: timedelta = LATE_AFTER) -> OutboxLag:

@@ -65,6 +65,12 @@ def embedded_server(home: Path) -> "EmbeddedServer":
         ) from error
 
 
+def server_url(socket_dir: Path, database: str) -> str:
+    """A libpq URL of `database` on the server whose socket lies in `socket_dir`, for the database's superuser."""
+    host = quote(str(socket_dir), safe="")
+    return f"postgresql://{SUPERUSER}@/{quote(database, safe='')}?host={host}&port={PORT}"
+
+
 class EmbeddedServer:
     """A share in the running server of one home.
 
@@ -98,8 +104,7 @@ class EmbeddedServer:
 
     def url(self, database: str) -> str:
         """A libpq URL of `database` on this server, for the database's superuser."""
-        host = quote(str(self.socket_dir), safe="")
-        return f"postgresql://{SUPERUSER}@/{quote(database, safe='')}?host={host}&port={PORT}"
+        return server_url(self.socket_dir, database)
 
     @property
     def _keep_path(self) -> Path:
@@ -112,8 +117,12 @@ class EmbeddedServer:
         else:
             self._keep_path.unlink(missing_ok=True)
 
-    def release(self) -> None:
-        """Leaves the server, and stops it when nobody else uses it. The second call does nothing."""
+    def release(self, *, stop_kept: bool = False) -> None:
+        """Leaves the server, and stops it when nobody else uses it. The second call does nothing.
+
+        Args:
+            stop_kept: stop it also when it was wanted to go on: for who found it stopped and leaves it as it was.
+        """
         if self._lock is None or os.getpid() != self._owner_pid:  # a forked child does not own the share
             return
         lock, self._lock = self._lock, None
@@ -124,7 +133,7 @@ class EmbeddedServer:
             pass  # others use it
         else:
             home_is_ours = _is_same_file(lock, self._lock_path)
-            if not (home_is_ours and self._keep_path.exists()):
+            if stop_kept or not (home_is_ours and self._keep_path.exists()):
                 self._stop(home_is_ours=home_is_ours)
         finally:
             os.close(lock)

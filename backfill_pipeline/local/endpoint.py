@@ -15,7 +15,7 @@ import psycopg
 from psycopg import conninfo, sql
 
 from backfill_pipeline.errors import BackfillError, SettingsError, TransientLedgerError
-from backfill_pipeline.local.embedded import EmbeddedServer, embedded_server
+from backfill_pipeline.local.embedded import EmbeddedServer, embedded_server, server_url
 from backfill_pipeline.settings import Settings, checkout_dir
 
 EMBEDDED_LEDGER_DATABASE = "ledger"
@@ -68,18 +68,34 @@ def resolve_ledger(settings: Settings) -> Iterator[LedgerEndpoint]:
     with contextlib.ExitStack() as stack:
         if given is None:
             server = stack.enter_context(embedded_server(settings.home))
-            ledger_url = server.url(EMBEDDED_LEDGER_DATABASE)
-            dagster_url = f"{server.url(EMBEDDED_DAGSTER_DATABASE)}&{_DAGSTER_OPTIONS}"
-        else:
-            ledger_url = normalise_url(given.get_secret_value(), "LEDGER_DATABASE_URL")
-            dagster_url = _sibling_url(ledger_url, suffix="_dagster")
+        ledger_url, dagster_url = addresses(settings, None if server is None else server.socket_dir)
         ensure_database(ledger_url)
-        if settings.dagster_database_url is not None:
-            dagster_url = normalise_url(
-                settings.dagster_database_url.get_secret_value(), "BACKFILL_DAGSTER_DATABASE_URL"
-            )
         ensure_database(dagster_url)
         yield LedgerEndpoint(ledger_url, sqlalchemy_url(dagster_url), server)
+
+
+def addresses(settings: Settings, socket_dir: Path | None) -> tuple[str, str]:
+    """The URLs of the ledger and of Dagster's records, for psycopg; neither need exist.
+
+    Args:
+        settings: may name one or both.
+        socket_dir: of the embedded server; None when the ledger's server is given.
+
+    Raises:
+        SettingsError: a given URL cannot be used.
+    """
+    if settings.ledger_database_url is not None:
+        ledger_url = normalise_url(settings.ledger_database_url.get_secret_value(), "LEDGER_DATABASE_URL")
+        dagster_url = _sibling_url(ledger_url, suffix="_dagster")
+    else:
+        assert socket_dir is not None, "without a URL the ledger is on the embedded server"
+        ledger_url = server_url(socket_dir, EMBEDDED_LEDGER_DATABASE)
+        dagster_url = f"{server_url(socket_dir, EMBEDDED_DAGSTER_DATABASE)}&{_DAGSTER_OPTIONS}"
+    if settings.dagster_database_url is not None:
+        dagster_url = normalise_url(
+            settings.dagster_database_url.get_secret_value(), "BACKFILL_DAGSTER_DATABASE_URL"
+        )
+    return ledger_url, dagster_url
 
 
 def normalise_url(url: str, variable: str) -> str:

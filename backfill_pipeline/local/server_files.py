@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from enum import StrEnum
 from importlib import resources
 from pathlib import Path
 
@@ -41,6 +42,16 @@ class Postmaster:
     socket_dir: Path
 
 
+class ServerState(StrEnum):
+    """What the files say of a server at one moment."""
+
+    NEVER_MADE = "never made"
+    STOPPED = "stopped"
+    KILLED = "killed"  # its next start recovers it from its log
+    CHANGING = "starting or stopping"
+    RUNNING = "running"
+
+
 class ServerFiles:
     """The directories of one server: `data`, `log` and `run-…` are the server user's, what is around them is ours."""
 
@@ -66,6 +77,24 @@ class ServerFiles:
                     f"after {START_TIMEOUT_S:.0f} s: see {self.log}."
                 )
             time.sleep(POLL_S)
+
+    def glance(self) -> tuple[ServerState, Postmaster | None]:
+        """How the server stands at this moment, and the server if it runs; waits for nothing and changes nothing.
+
+        Raises:
+            OSError: the data directory belongs to somebody else, and cannot be looked into.
+        """
+        if not self.data.exists():
+            return ServerState.NEVER_MADE, None
+        os.scandir(self.data).close()  # a directory that is closed to us looks like one without files
+        lines = self._read_pid_file()
+        if not lines or not lines[0].isdigit():
+            return ServerState.STOPPED, None
+        if not self._is_alive(int(lines[0])):
+            return ServerState.KILLED, None
+        if len(lines) >= 8 and lines[7].strip() == "ready":
+            return ServerState.RUNNING, Postmaster(int(lines[0]), Path(lines[4]))
+        return ServerState.CHANGING, None
 
     def wait_until_ready(self, started: subprocess.Popen[bytes]) -> Postmaster | None:
         """The server that was just started, once it takes connections; None when it ended instead."""

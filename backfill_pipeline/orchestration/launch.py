@@ -36,14 +36,11 @@ from backfill_pipeline.orchestration.assets.keys import (
     days_op_name,
     sync_job_name,
 )
+from backfill_pipeline.orchestration.leftovers import HOST_TAG, PID_TAG, STARTED_TAG, is_alive
 from backfill_pipeline.stages.prepare import STAGES
 
 LOCATION = "ledger_backfill"  # as in workspace.yaml
 _REPOSITORY = "__repository__"
-# Hidden in the UI, as all of this prefix.
-_HOST_TAG = ".dagster/backfill_host"
-_PID_TAG = ".dagster/backfill_pid"
-_STARTED_TAG = ".dagster/backfill_process_started"
 _RUNNING = (
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.STARTING,
@@ -215,9 +212,9 @@ def _execute(
 def process_tags() -> dict[str, str]:
     """Which process executes a run: by it the next command finds out whether the run is still going on."""
     return {
-        _HOST_TAG: socket.gethostname(),
-        _PID_TAG: str(os.getpid()),
-        _STARTED_TAG: str(psutil.Process().create_time()),
+        HOST_TAG: socket.gethostname(),
+        PID_TAG: str(os.getpid()),
+        STARTED_TAG: str(psutil.Process().create_time()),
     }
 
 
@@ -274,13 +271,13 @@ def sweep_orphans(instance: dg.DagsterInstance, *, only_own: bool) -> list[str]:
     """
     swept = []
     for run in instance.get_runs(dg.RunsFilter(statuses=list(_RUNNING))):
-        pid, started = run.tags.get(_PID_TAG), run.tags.get(_STARTED_TAG)
+        pid, started = run.tags.get(PID_TAG), run.tags.get(STARTED_TAG)
         if pid is None:
             orphan = not only_own
-        elif run.tags.get(_HOST_TAG) != socket.gethostname():
+        elif run.tags.get(HOST_TAG) != socket.gethostname():
             orphan = False  # another machine shares this instance: only it can tell
         else:
-            orphan = not _is_alive(int(pid), started)
+            orphan = not is_alive(int(pid), started)
         if orphan:
             finish_abandoned(instance, run.run_id, "the process that executed it is gone")
             swept.append(run.run_id)
@@ -295,14 +292,6 @@ def finish_abandoned(instance: dg.DagsterInstance, run_id: str, reason: str) -> 
             run, f"Marked as failed: {reason}. What it committed stays; the next run carries on."
         )
     instance.event_log_storage.free_concurrency_slots_for_run(run_id)
-
-
-def _is_alive(pid: int, started: str | None) -> bool:
-    """Whether the very process is still there: process ids are used again, start times are not."""
-    try:
-        return str(psutil.Process(pid).create_time()) == started
-    except psutil.Error:
-        return False
 
 
 def contiguous_ranges(keys: Iterable[str], all_keys: Sequence[str]) -> list[list[str]]:

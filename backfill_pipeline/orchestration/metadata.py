@@ -11,7 +11,6 @@ from dataclasses import asdict
 from decimal import Decimal
 
 import dagster as dg
-import pyarrow as pa
 
 from backfill_pipeline.ledger.constraints import ConstraintReport
 from backfill_pipeline.ledger.figures import CurrencyTotal
@@ -34,18 +33,6 @@ def table(
     ]
     schema = dg.TableSchema([dg.TableColumn(name, "string") for name in rows[0]])
     return dg.MetadataValue.table(records, schema)
-
-
-def column_schema(schema: pa.Schema) -> dg.TableSchema:
-    """An Arrow schema as Dagster shows columns."""
-    return dg.TableSchema(
-        [
-            dg.TableColumn(
-                field.name, str(field.type), constraints=dg.TableColumnConstraints(nullable=field.nullable)
-            )
-            for field in schema
-        ]
-    )
 
 
 def pictures(plots: Mapping[str, Plot | None]) -> Metadata:

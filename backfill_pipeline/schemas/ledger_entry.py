@@ -1,7 +1,8 @@
 """The frames of ledger entries, and what an entry must be before it may be posted.
 
 Belongs here: the ENTRY and VALIDATED schemas, the checks of single rows, and turning failed checks into failures.
-Does not: conversions (`mapping/transform.py`), checks that need the ledger (unknown accounts, duplicates).
+Does not: conversions (`mapping/transform.py`), checks that need the ledger (unknown accounts, duplicates), columns as
+people see them (`columns.py`).
 
 The checks are one table; the pandera schema and the reasons are both made from it.
 """
@@ -397,39 +398,6 @@ def entry_checks() -> pandera.DataFrameSchema:
     return pandera.DataFrameSchema(columns, strict=True, coerce=False, name="ledger entries")
 
 
-@dataclass(frozen=True, slots=True)
-class EntryColumn:
-    """A column of an entry as people see it.
-
-    Attributes:
-        kind: its Arrow type.
-        rules: what must hold of each value, in a few words each.
-    """
-
-    name: str
-    kind: str
-    nullable: bool
-    meaning: str
-    rules: tuple[str, ...]
-
-
-def entry_columns() -> tuple[EntryColumn, ...]:
-    """The columns that a valid entry has, as the pandera schema checks them."""
-    checked = entry_checks().columns
-    of_field = {check.code.value: check.field for check in _CHECKS}
-    rules: dict[str, list[str]] = {name: [] for name in VALIDATED_SCHEMA.names}
-    for (
-        column
-    ) in checked.values():  # rules about two columns are checked on a third, and belong to their field
-        for check in column.checks:
-            rules[of_field[str(check.name)]].append(str(check.description))
-    return tuple(
-        EntryColumn(
-            field.name,
-            str(field.type),
-            bool(checked[field.name].nullable),
-            str(checked[field.name].description),
-            tuple(rules[field.name]),
-        )
-        for field in VALIDATED_SCHEMA
-    )
+def checked_fields() -> dict[str, str]:
+    """Code of a check → the field that it is about; checks about two fields are made on a column of their own."""
+    return {check.code.value: check.field for check in _CHECKS}

@@ -13,10 +13,13 @@ import psycopg
 import pytest
 
 from backfill_pipeline.ledger import constraints, seals
-from backfill_pipeline.ledger.banks import bank_progress, outbox, sync_status
+from backfill_pipeline.ledger.banks import bank_days, bank_progress, outbox, sync_status
 from backfill_pipeline.ledger.connection import Connection, source_lock
-from backfill_pipeline.ledger.monitoring import banks, controls, sources, work
+from backfill_pipeline.ledger.monitoring import banks, controls, snapshot, sources, work
+from backfill_pipeline.ledger.monitoring.moment import one_moment
 from backfill_pipeline.ledger.monitoring.snapshot import Snapshot, Unavailable, look
+from backfill_pipeline.ledger.monitoring.standings import standings
+from backfill_pipeline_tests.ledger.standings import assert_standings_as_asked_one_by_one
 from backfill_pipeline_tests.ledger.test_sync_status import begin, fail, finish
 from backfill_pipeline_tests.ledger.world import Entry
 from backfill_pipeline_tests.ledger.world import World as LedgerWorld
@@ -87,6 +90,7 @@ def assert_as_counted_elsewhere(connection: Connection) -> None:
         " GROUP BY 1, 2 ORDER BY 1, 2"
     ).fetchall()
     assert [(one.stage, one.code, one.rows) for one in sources.open_rejects(connection)] == open_rejects
+    assert_standings_as_asked_one_by_one(connection)
 
 
 def ever(connection: Connection) -> dict[tuple[str, ...], float]:
@@ -168,6 +172,10 @@ def test_a_partition_that_failed_shows_with_the_rows_that_its_batches_decided(
     found = {one.state: one for one in sources.source_rows(connection)}
     assert (found["posted"].partitions, found["posted"].processed) == (1, 10)
     assert (found["failed"].partitions, found["failed"].rows, found["failed"].processed) == (1, 10, 0)
+    assert_standings_as_asked_one_by_one(connection)
+    with one_moment(connection):
+        [one] = standings(connection)[0]
+    assert list(one.failures) == ["0002"]
 
 
 @pytest.mark.parametrize(
@@ -304,6 +312,13 @@ def test_days_of_a_bank_are_one_source_and_neighbours_in_name_are_not(world: Led
     }
     seals.seal_batches(world.connection)
     assert controls.unsealed_batches(world.connection) == []
+    with one_moment(world.connection):
+        found, of_banks = standings(world.connection)
+    assert [(one.source_id, one.rows) for one in found] == [("scb_01", 2)]
+    for bank, days in (("scb_01", 2), ("scb_011", 1)):
+        [one_bank] = [one for one in of_banks if one.source_id == bank]
+        assert (one_bank.days, one_bank.rejects) == (bank_days.bank_days(world.connection, bank), {})
+        assert (one_bank.days.days, one_bank.days.open_days) == (days, days)
 
 
 class TestBanks:
@@ -501,6 +516,26 @@ class TestALook:
             ).fetchone() == (0,):
                 assert not looking.done()
             found = looking.result()
+        assert isinstance(found, Unavailable)
+        assert found.reason == "unreachable"
+
+    def test_a_look_that_is_lost_lets_go_of_what_constraints_wait_for(
+        self, ledger_url: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def reads_accounts(looking: Connection) -> list[sources.Breaks]:
+            looking.execute("SELECT count(*) FROM bank_accounts")
+            return []
+
+        asked = work.batch_work
+
+        def stops_short(looking: Connection) -> list[work.BatchWork]:
+            with holding_accounts(ledger_url):  # which waits until nobody reads them
+                return asked(looking)
+
+        monkeypatch.setattr(snapshot, "_IDLE_TIMEOUT_MS", 100)
+        monkeypatch.setattr(sources, "reconciliation_breaks", reads_accounts)
+        monkeypatch.setattr(work, "batch_work", stops_short)
+        found = look(ledger_url, timeout_s=60)
         assert isinstance(found, Unavailable)
         assert found.reason == "unreachable"
 

@@ -16,14 +16,17 @@ from dagster._core.utils import make_new_run_id
 from backfill_pipeline.build import build_defs
 from backfill_pipeline.definition.load import load_definition
 from backfill_pipeline.errors import AlertError, SettingsError, TransientLedgerError
-from backfill_pipeline.ledger.connection import connect
+from backfill_pipeline.ledger.connection import Connection, connect, ledger_errors
 from backfill_pipeline.ledger.migrate import migrate
+from backfill_pipeline.orchestration.alerts import run_failures as run_failures_module
 from backfill_pipeline.orchestration.alerts import sensors, store
 from backfill_pipeline.orchestration.alerts.run_failures import run_failures
 from backfill_pipeline.orchestration.alerts.sensors import WATCHES
 from backfill_pipeline.orchestration.launch import launch_manifest, launch_range, process_tags
 from backfill_pipeline.orchestration.partitions import partitions_name
+from backfill_pipeline.reporting.alerts import ledger_happenings
 from backfill_pipeline.reporting.alerts.message import Kind
+from backfill_pipeline.reporting.alerts.postbox import Happening
 from backfill_pipeline_tests.reporting.receivers import ALERT_VARIABLES, HttpReceiver, http_receiver
 from backfill_pipeline_tests.stages.world import World, entries, entry
 
@@ -209,6 +212,16 @@ def test_rollbacks_and_cancelled_runs_are_no_failures(watched: Watched) -> None:
     assert run_failures(watched.instance, since) == []
 
 
+def test_a_run_that_failed_is_told_however_many_were_begun_after_it(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_failures_module, "_RUNS_AT_ONCE", 2)
+    since = datetime.now(UTC) - timedelta(hours=1)
+    ours = [add_failure(watched.instance, "broken") for _ in range(5)]
+    found = run_failures(watched.instance, since)
+    assert [one.key for one in found] == [f"run_failed/{run_id}" for run_id in ours]
+
+
 def test_a_receiver_that_is_away_fails_the_tick_and_gets_it_later(
     watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,6 +249,22 @@ def test_a_ledger_that_is_away_fails_the_tick_and_is_told_after_a_while_once_a_d
         with pytest.raises(TransientLedgerError):
             watched.tick("alert_stalled")
         assert [one["title"] for one in watched.told()] == ["the ledger cannot be looked at"] * alerts
+
+
+def test_a_ledger_that_never_answers_is_not_waited_for(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched.tick("alert_completed")
+    monkeypatch.setattr(sensors, "_LEDGER_DEADLINE_S", 0.3)
+
+    def forever(connection: Connection, _since: datetime) -> list[Happening]:
+        with ledger_errors("look at"):
+            connection.execute("SELECT pg_sleep(600)")
+        return []
+
+    monkeypatch.setattr(ledger_happenings, "completed", forever)
+    with pytest.raises(TransientLedgerError):
+        watched.tick("alert_completed")
 
 
 def test_two_looks_at_once_are_one(watched: Watched) -> None:

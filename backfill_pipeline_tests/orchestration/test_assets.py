@@ -9,6 +9,8 @@ from pathlib import Path
 import dagster as dg
 import psycopg
 import pytest
+from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.loader import LoadingContextForTest
 from sqlalchemy.engine import make_url
 
 from backfill_pipeline.build import build_defs
@@ -366,3 +368,14 @@ def test_suspended_constraints_are_applied_again_by_their_asset(
         assert constraints.state(connection) == "suspended"
         assert materialize(defs, instance, "balance_constraints").success
         assert constraints.state(connection) == "applied"
+
+
+def test_constraints_that_are_applied_again_put_no_other_reconciliation_out_of_date(
+    world: World, instance: dg.DagsterInstance
+) -> None:
+    defs = definitions(world.write("s", entries(20), accounts=RICH))
+    launch_manifest(defs, instance, "s", accept_changed=False)
+    assert launch_range(defs, instance, "s", ["0001", "0002"]).success
+    assert materialize(defs, instance, "balance_constraints").success
+    shown = CachingStaleStatusResolver(instance, defs.resolve_asset_graph(), LoadingContextForTest(instance))
+    assert shown.get_status(dg.AssetKey(["s", "reconciliation"])) is StaleStatus.FRESH

@@ -10,7 +10,8 @@ import pytest
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 from backfill_pipeline.build import build_defs
-from backfill_pipeline.definition.load import load_definition
+from backfill_pipeline.definition.load import load_definition, mapping_sha256
+from backfill_pipeline.errors import SourceDefinitionError
 from backfill_pipeline.ledger import constraints
 from backfill_pipeline.ledger.connection import connect
 from backfill_pipeline.ledger.migrate import migrate
@@ -109,7 +110,10 @@ def test_what_a_posted_source_is_told_of_and_what_somebody_did_to_it_since(
     assert "1 reject or conflict among 20 rows, more than 4.99% of all rows" in str(
         found["rejects_under_limit"].description
     )
-    assert "backfill resume s" in str(found["not_stalled"].description).replace("SOURCE", "s")
+    assert str(found["not_stalled"].description).endswith(
+        "What to do: where a run writes it, look at that run in the UI; else backfill resume s carries on"
+    )
+    assert "backfill reconcile s says which counts" in str(found["nothing_lost"].description)
     assert str(found["constraints_still_in_force"].description).startswith("suspended: ")
     with connect(world.url) as connection:
         assert constraints.state(connection) == "suspended"  # looked at, and left as it was
@@ -189,6 +193,75 @@ def test_one_check_can_be_executed_by_itself(world: World, instance: dg.DagsterI
     )
     evaluations = result.execute_in_process(instance=instance).get_asset_check_evaluations()
     assert [one.check_name for one in evaluations] == ["not_stalled"]
+
+
+def test_a_source_is_fresh_as_long_as_all_of_it_was_proven_lately(
+    world: World, instance: dg.DagsterInstance
+) -> None:
+    path = world.write("s", entries(20), accounts=RICH, freshness={"at_most_hours": 26})
+    defs = definitions(path)
+    launch_manifest(defs, instance, "s", accept_changed=False)
+    part = launch_range(defs, instance, "s", ["0001"])
+    assert part.success
+    assert part.checks["ledger_equals_source"]
+    assert not part.checks["fresh"], "a part is proven, and not all of it"
+    assert shown(instance, "s/reconciliation", "fresh")[1] == (
+        "s was never posted in full and then found equal to the ledger, and freshness.at_most_hours of s is 26. What to"
+        f" do: see that its export is there ({load_definition(path).place}); then backfill run s"
+    )
+
+    rest = launch_range(defs, instance, "s", ["0002"])
+    assert rest.checks["fresh"], "it is made after the reconciliation of its own run"
+    assert "proven equal to the ledger at" in shown(instance, "s/reconciliation", "fresh")[1]
+
+    world.tamper(
+        "UPDATE backfill_registrations SET completed_at = completed_at - interval '27 hours'",
+    )
+    world.tamper("UPDATE backfill_reconciliations SET reconciled_at = now() - interval '26 hours 1 minute'")
+    found = made(defs, instance)["fresh"]
+    assert verdict(found) == (False, WARN)
+    assert found.metadata["age_hours"].value == pytest.approx(26.02, abs=0.1)
+    assert "26.0 hours ago" in str(found.description)
+    assert "backfill run s" in str(found.description)
+
+    world.tamper("UPDATE backfill_reconciliations SET reconciled_at = now(), verdict = 'break'")
+    assert not made(defs, instance)["fresh"].passed, "looked at just now, and it differs"
+
+
+def test_a_source_that_is_not_expected_has_no_check_of_it_and_neither_has_a_bank(
+    world: World, dual: Dual
+) -> None:
+    definition = load_definition(world.write("s", entries(1)))
+    names = {key.name for key in build_defs({"s": definition}).resolve_asset_graph().asset_check_keys}
+    assert "fresh" not in names
+    dual.write_scb(freshness={"at_most_hours": 26})
+    with pytest.raises(
+        SourceDefinitionError, match=r"freshness cannot go together with type scb, .*scb\.nightly"
+    ):
+        dual.definition()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"at_most_hours": 0}, "freshness.at_most_hours .*outside the allowed range of 1 to 8784"),
+        ({"at_most_hours": "26h"}, "freshness.at_most_hours"),
+        ({}, "freshness.at_most_hours"),
+        ({"at_most": 26}, "freshness.*at_most_hours"),
+        (26, "freshness"),
+    ],
+)
+def test_a_freshness_that_means_nothing_is_refused_where_it_stands(
+    world: World, given: object, said: str
+) -> None:
+    with pytest.raises(SourceDefinitionError, match=said):
+        load_definition(world.write("s", entries(1), freshness=given))
+
+
+def test_freshness_is_no_part_of_the_mapping(world: World) -> None:
+    without = mapping_sha256(load_definition(world.write("s", entries(1))))
+    found = load_definition(world.write("s", entries(1), freshness={"at_most_hours": 26}))
+    assert mapping_sha256(found) == without
 
 
 def test_a_bank_is_checked_with_its_days_and_its_outbox(dual: Dual, instance: dg.DagsterInstance) -> None:

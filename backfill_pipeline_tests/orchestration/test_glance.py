@@ -75,6 +75,31 @@ def test_entries_show_the_columns_and_rules_that_pandera_checks(sources: World) 
         ]
 
 
+def test_records_and_rows_before_they_are_checked_show_what_is_told_of_them_and_of_the_source(
+    sources: World,
+) -> None:
+    found = specs(sources.write("s", entries(1)))
+    columns = {}
+    for name in ("extracted", "transformed"):
+        schema = found[name].metadata["dagster/column_schema"]
+        assert isinstance(schema, dg.TableSchema)
+        assert all(column.description for column in schema.columns)
+        assert not any(column.constraints.other for column in schema.columns), "nothing is checked yet"
+        columns[name] = {column.name: column for column in schema.columns}
+    extracted, transformed = columns["extracted"], columns["transformed"]
+    assert [name for name, column in extracted.items() if not column.constraints.nullable] == [
+        "__source_row",
+        "__source_line",
+        "__byte_offset",
+        "__byte_length",
+    ]
+    assert extracted["amount"].type == "string"
+    assert extracted["amount"].description == "as the source wrote it; read by fields.amount"
+    assert transformed["amount"].type == "decimal128(38, 18)"
+    assert transformed["amount"].constraints.nullable
+    assert list(transformed)[-4:] == ["error_code", "error_field", "error_reason", "filter_reason"]
+
+
 def test_assets_lead_to_the_line_of_their_source_file_that_decides(sources: World) -> None:
     path = sources.write("s", entries(1))
     lines = path.read_text().splitlines()

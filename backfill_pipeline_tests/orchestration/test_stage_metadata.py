@@ -129,16 +129,26 @@ def test_pictures_are_drawn_of_the_first_partitions_and_the_last_and_of_the_whol
 def test_a_partition_that_is_taken_up_shows_all_of_its_entries(
     world: World, instance: dg.DagsterInstance
 ) -> None:
-    """Totals are those of the partition, whichever run posted them."""
-    world.write("s", entries(10), config={"batch_size": "2"})
+    """Totals, row count and rejects are those of the partition, whichever run had them."""
+    world.write("s", [*entries(9), entry(9, amount="7.77")], config={"batch_size": "2"}, max_error_rate="1")
     backfill(world, instance)
     world.query("UPDATE backfill_partitions SET posted_at = NULL")
     world.query("UPDATE backfill_registrations SET completed_at = NULL")
     backfill(world, instance)
     posted = shown(instance, "posted")["0001"]
     assert (posted["posted"].value, posted["posted_before"].value) == (0, 10)
-    assert posted["entries/USD"].value == 10
+    assert posted["entries/USD"].value == posted["dagster/partition_row_count"].value == 9
+    assert rows(posted["rejects_by_code"]) == [{"code": "conflict", "rows": "1"}]
     assert "batch_p50_s" not in posted
+
+    backfill(world, instance)  # as somebody who launches it in the UI once more
+    again = shown(instance, "posted")["0001"]
+    assert again["note"].value == "posted before: nothing to do"
+    assert "posted_before" not in again
+    assert again["entries/USD"].value == again["dagster/partition_row_count"].value == 9
+    assert [rows(again[name]) for name in ("totals", "rejects_by_code", "rejects_sample")] == [
+        rows(posted[name]) for name in ("totals", "rejects_by_code", "rejects_sample")
+    ]
 
 
 def test_what_cannot_be_drawn_or_asked_fails_no_run(

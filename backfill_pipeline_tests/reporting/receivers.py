@@ -13,8 +13,8 @@ import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes, policy
@@ -122,6 +122,7 @@ class SmtpReceiver:
         credentials: user and password that it wants.
         refused: recipients that it does not take.
         answer: to the end of a message: code and text; 250 takes it.
+        leave: what it says to QUIT.
     """
 
     port: int = 0
@@ -130,6 +131,7 @@ class SmtpReceiver:
     credentials: tuple[str, str] | None = None
     refused: tuple[str, ...] = ()
     answer: str = "250 taken"
+    leave: str = "221 bye"
     mails: list[EmailMessage] = field(default_factory=list)
     envelopes: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
@@ -211,7 +213,7 @@ class _Session:
         elif verb == "DATA":
             self._data()
         elif verb == "QUIT":
-            self._say("221 bye")
+            self._say(self.receiver.leave)
             return False
         else:
             self._say("250 well")
@@ -233,6 +235,49 @@ class _Session:
     def _say(self, text: str) -> None:
         self.file.write(f"{text}\r\n".encode())
         self.file.flush()
+
+
+@contextmanager
+def scripted_server(answer: Callable[[str], str]) -> Iterator[int]:
+    """A server that says what it is told to, and hangs up when it has said something; gives its port.
+
+    Args:
+        answer: line that arrived → what is said to it.
+    """
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            while line := self.rfile.readline():
+                if said := answer(line.decode()):
+                    self.wfile.write(said.encode())
+                    return
+
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    with _serving(server):
+        yield server.server_address[1]
+
+
+@contextmanager
+def dripping_server(begins: bytes) -> Iterator[int]:
+    """A server that says a letter every now and then, and never ends; gives its port.
+
+    Args:
+        begins: what it says first.
+    """
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            letters = iter(begins)
+            with suppress(OSError):  # the client left
+                while True:
+                    self.request.sendall(bytes([next(letters, ord("a"))]))
+                    time.sleep(0.05)
+
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    with _serving(server):
+        yield server.server_address[1]
 
 
 def certificate(folder: Path) -> Path:

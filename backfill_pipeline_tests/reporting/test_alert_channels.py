@@ -20,6 +20,7 @@ from pydantic import SecretStr
 
 from backfill_pipeline.errors import AlertError, SettingsError, TransientAlertError
 from backfill_pipeline.reporting.alerts import http_post
+from backfill_pipeline.reporting.alerts import mail as mail_module
 from backfill_pipeline.reporting.alerts.channels import channels
 from backfill_pipeline.reporting.alerts.http_post import RetryLaterError
 from backfill_pipeline.reporting.alerts.mail import MailChannel
@@ -32,7 +33,9 @@ from backfill_pipeline_tests.reporting.receivers import (
     ALERT_VARIABLES,
     HttpReceiver,
     certificate,
+    dripping_server,
     http_receiver,
+    scripted_server,
     smtp_receiver,
 )
 from backfill_pipeline_tests.stages.world import CHECKOUT
@@ -161,12 +164,43 @@ def test_redirects_are_not_followed(http: HttpReceiver) -> None:
     assert len(http.received) == 1
 
 
-@pytest.mark.parametrize("value", ["17", "Mon, 23 Nov 2099 00:39:24 GMT"])
+@pytest.mark.parametrize("value", ["17", "Mon, 23 Nov 2099 00:39:24 GMT", "9" * 400])
 def test_a_server_says_when_to_come_again(http: HttpReceiver, value: str) -> None:
     http.answers.append((429, {"Retry-After": value}, ""))
     with pytest.raises(RetryLaterError) as caught:
         WebhookChannel(SecretStr(http.url), None, None).send(message())
-    assert caught.value.after_s == 17 or caught.value.after_s > 1e9
+    assert caught.value.after_s == 17 or 1e9 <= caught.value.after_s < 1e11
+
+
+@pytest.mark.parametrize(
+    "rest", ["Content-Encoding: gzip\r\nContent-Length: 5\r\n\r\nhello", "Content-Length: 500\r\n\r\nhello"]
+)
+def test_the_status_says_whether_it_is_taken_however_the_rest_of_the_answer_reads(rest: str) -> None:
+    """What is taken and not believed would be sent again."""
+    with scripted_server(lambda line: "" if line.strip() else f"HTTP/1.1 200 OK\r\n{rest}") as port:
+        WebhookChannel(SecretStr(f"http://127.0.0.1:{port}/"), None, None).send(message())
+    with scripted_server(lambda line: "" if line.strip() else f"HTTP/1.1 404 no\r\n{rest}") as port:
+        channel = WebhookChannel(SecretStr(f"http://127.0.0.1:{port}/"), None, None)
+        with pytest.raises(AlertError, match="answers 404"):
+            channel.send(message())
+
+
+def test_a_server_that_says_a_letter_now_and_then_keeps_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http_post, "ANSWER_DEADLINE_S", 0.4)
+    monkeypatch.setattr(mail_module, "DEADLINE_S", 0.4)
+    record = b"\x16\x03\x03\x40\x00"  # of TLS, with 16 KiB to come
+    answer = b"HTTP/1.1 200 OK\r\nX: "
+    with dripping_server(answer) as http, dripping_server(b"220-hi") as smtp, dripping_server(record) as tls:
+        for channel in (
+            WebhookChannel(SecretStr(f"http://127.0.0.1:{http}/"), None, None),
+            WebhookChannel(SecretStr(f"https://127.0.0.1:{tls}/"), None, None),
+            mail_channel(f"smtp://127.0.0.1:{smtp}"),
+            mail_channel(f"smtps://127.0.0.1:{tls}"),
+        ):
+            with pytest.raises(TransientAlertError, match=r"does not (answer|take it) within"):
+                channel.send(message())
 
 
 def test_nobody_there_and_nobody_answering_may_pass(
@@ -199,17 +233,23 @@ def test_a_certificate_has_to_be_trusted(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_no_address_is_logged_or_told(http: HttpReceiver, caplog: pytest.LogCaptureFixture) -> None:
     http.answers.extend(
-        [200, (500, {}, f"no {http.url} and /hooks/T0K3N-zebra here"), (404, {}, http.url), 307]
+        [
+            200,
+            (500, {}, f"no {http.url} and /hooks/T0K3N-zebra here"),
+            (404, {}, http.url),
+            (404, {}, r'{"error": "no hook \/hooks\/T0K3N-zebra"}'),
+            307,
+        ]
     )
     channel = SlackChannel(SecretStr(http.url), None)
     told = []
     with caplog.at_level(logging.DEBUG):
         channel.send(message())
-        for _ in range(3):
+        for _ in range(4):
             with pytest.raises((AlertError, TransientAlertError)) as caught:
                 channel.send(message())
             told.append(str(caught.value))
-    assert len(told) == 3
+    assert len(told) == 4
     assert "zebra" not in caplog.text + "".join(told) + repr(channel)
 
 
@@ -349,6 +389,20 @@ def test_who_refuses_for_now_may_take_it_later_and_who_refuses_for_good_does_not
         mail_channel(f"smtp://127.0.0.1:{server.port}").send(message())
     with pytest.raises(TransientAlertError, match="cannot be reached"):
         mail_channel(f"smtp://127.0.0.1:{server.port}").send(message())
+
+
+def test_a_mail_that_is_taken_is_sent_however_the_server_takes_its_leave() -> None:
+    with smtp_receiver(leave="421 too busy") as server:
+        mail_channel(f"smtp://127.0.0.1:{server.port}").send(message())
+    assert len(server.mails) == 1
+
+
+def test_a_password_that_no_mail_server_can_be_given_is_said_without_it() -> None:
+    refused = pytest.raises(AlertError, match="have letters beyond ASCII$")
+    with smtp_receiver(credentials=("ann", "secret")) as server, refused as caught:
+        mail_channel(f"smtp://ann:z%C3%A9bra@127.0.0.1:{server.port}").send(message())
+    assert "bra" not in str(caught.value)
+    assert server.mails == []
 
 
 def test_a_recipient_that_is_refused_is_told_and_keeps_it_from_no_other() -> None:

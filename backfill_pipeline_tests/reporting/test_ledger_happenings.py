@@ -79,6 +79,28 @@ def test_rejects_are_told_and_a_break_is_an_error(world: World, connection: Conn
     assert (told.severity, "differs from it (3 breaks)" in told.text) == (Severity.ERROR, True)
 
 
+def test_a_break_that_is_found_later_is_told_each_time_that_it_is_new(
+    world: World, connection: Connection
+) -> None:
+    source = world.write("s", entries(20), accounts=RICH)
+    world.run(source)
+    world.reconcile(source)
+    (ended,) = completed(connection, LONG_AGO)
+
+    def found(amount: int) -> list[str]:
+        world.tamper("UPDATE ledger_entries SET amount = %s WHERE reference_id = 'R000003'", amount)
+        assert world.reconcile(source).verdict == ("match" if amount == 4 else "break")
+        return [one.key for one in completed(connection, LONG_AGO) if one.key != ended.key]
+
+    (first,) = found(7)
+    assert found(7) == [first]  # it is known
+    assert found(4) == [first]
+    assert len(found(8)) == 2
+    told = completed(connection, LONG_AGO)[-1].tell()
+    assert (told.severity, told.title) == (Severity.ERROR, "the ledger differs from s")
+    assert told.remedy == "backfill reconcile s names each break"
+
+
 def test_a_source_that_is_not_reconciled_is_told_after_a_while_and_once_more_with_its_verdict(
     world: World, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -211,6 +211,25 @@ class TestTheExporter:
             assert time.monotonic() < deadline
         assert ledger.looks == 1
 
+    def test_a_look_that_is_lost_is_not_waited_for_for_ever(self, snapshot: Snapshot) -> None:
+        """A connection may be gone without anybody saying so: the ledger would be down until somebody restarts us."""
+        lost = threading.Event()
+        looks: list[int] = []
+
+        def look() -> Snapshot:
+            looks.append(len(looks))
+            if len(looks) == 1:
+                assert lost.wait(60)
+            return snapshot
+
+        exporter = Exporter(look, answer_timeout_s=0.05, lost_after_s=0.05, kept_s=3600)
+        assert value(exporter.text(), "backfill_up") == 0
+        deadline = time.monotonic() + 60
+        while value(exporter.text(), "backfill_up") == 0:
+            assert time.monotonic() < deadline
+        lost.set()
+        assert len(looks) >= 2
+
     def test_a_defect_of_ours_is_a_failed_look_and_the_next_one_is_made(self, snapshot: Snapshot) -> None:
         said: list[str] = []
         exporter = Exporter(Ledger(RuntimeError("oops"), snapshot), say=said.append, kept_s=0)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 import httpx
@@ -65,6 +67,49 @@ def test_who_connects_and_says_nothing_keeps_nobody_waiting(page: str) -> None:
     finally:
         for one in silent:
             one.close()
+
+
+def test_who_asks_a_letter_at_a_time_is_cut_off_when_there_are_too_many(page: str) -> None:
+    place = urlsplit(page)
+    assert place.hostname is not None
+    slow = [socket.create_connection((place.hostname, place.port or 0), timeout=30) for _ in range(70)]
+    try:
+        for one in slow:
+            with suppress(OSError):  # cut off already
+                one.sendall(b"GET /met")
+        assert up(httpx.get(page)) == 1
+        assert slow[0].recv(1) == b""
+    finally:
+        for one in slow:
+            one.close()
+
+
+def test_who_leaves_before_the_answer_is_there_is_not_written_down(capfd: pytest.CaptureFixture[str]) -> None:
+    asked, gone, answered = threading.Event(), threading.Event(), threading.Event()
+
+    class Long(Exporter):
+        def text(self) -> bytes:
+            asked.set()
+            assert gone.wait(60)
+            return b"x" * 1_000_000
+
+    class Ended(threading.Thread):
+        def run(self) -> None:
+            super().run()
+            if "process_request" in self.name:
+                answered.set()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading, "Thread", Ended)
+        with serving(Long(lambda: Unavailable("failed", "never asked"))) as address:
+            place = urlsplit(address)
+            with socket.create_connection((str(place.hostname), place.port or 0)) as client:
+                client.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+                assert asked.wait(60)
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            gone.set()
+            assert answered.wait(60)
+    assert capfd.readouterr().err == ""
 
 
 def test_it_ends_although_a_scrape_is_waiting() -> None:

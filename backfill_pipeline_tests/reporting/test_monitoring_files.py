@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from backfill_pipeline.ledger.monitoring.snapshot import Unavailable
+from backfill_pipeline.ledger.monitoring.work import BATCH_BOUNDS_S
 from backfill_pipeline.reporting.metrics.catalogue import ALL_METRICS, series_names
 from backfill_pipeline.reporting.metrics.exporter import exposition
 from backfill_pipeline_tests.cli.test_documented_commands import problem
@@ -127,6 +128,16 @@ def test_every_alert_is_tested_to_fire_and_not_to() -> None:
         for case in test["alert_rule_test"]:
             (fires if case["exp_alerts"] else quiet).add(case["alertname"])
     assert fires == quiet == {rule["alert"] for rule in rules()}
+
+
+def test_times_of_batches_that_an_alert_asks_about_are_counted_apart() -> None:
+    asked = [
+        float(limit)
+        for rule in rules()
+        for limit in re.findall(r"backfill_batch_duration_seconds_bucket.*> (\d+)$", rule["expr"].strip())
+    ]
+    assert asked
+    assert set(asked) <= set(BATCH_BOUNDS_S)
 
 
 def test_every_alert_is_on_the_page_about_metrics() -> None:

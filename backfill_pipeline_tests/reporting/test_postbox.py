@@ -164,8 +164,38 @@ def test_what_nobody_takes_is_given_up_after_a_day_and_told(two: Two) -> None:
     two.servers["first"].answers = deque([500] * 100)
     two.look(["a"])
     done = two.look([], NOW + GIVEN_UP_AFTER + timedelta(seconds=1))
-    assert done.troubles == ("given up after 1 day: 'title a' (first: 127.0.0.1 answers 500)",)
+    assert done.troubles == (
+        "first: 127.0.0.1 answers 500; 'title a' is tried again after 60 s",
+        "given up after 1 day: 'title a' (first: 127.0.0.1 answers 500)",
+    )
     assert done.waiting == 0
+    assert '"waiting":[]' in two.kept
+
+
+def test_nothing_is_given_up_untried_when_nobody_looked_for_days(two: Two) -> None:
+    two.servers["first"].answers = deque([500])
+    two.look(["a"])
+    done = two.look([], NOW + 3 * GIVEN_UP_AFTER)
+    assert (done.sent["first"], done.troubles, done.waiting) == (1, (), 0)
+
+
+def test_a_clock_that_was_set_back_delays_nothing(two: Two) -> None:
+    two.servers["first"].answers = deque([500])
+    two.look(["a"], NOW + 1000 * HOUR)
+    box = Postbox.model_validate_json(two.kept)
+    assert box.since(HOUR, NOW) == NOW - HOUR
+    assert two.look(["a", "b"]).sent == {"first": 2, "second": 1}
+    assert two.got("second") == ["a", "b"]
+    # What was begun when the clock was right is looked at again as far as anything is: keys tell what was told.
+    begun = Postbox(began=NOW - 1000 * HOUR, looked=NOW + 1000 * HOUR)
+    assert begun.since(HOUR, NOW) == NOW - LOOK_BACK_MAX
+
+
+def test_a_pause_without_measure_is_an_hour_and_stops_no_other_channel(two: Two) -> None:
+    two.servers["first"].answers = deque([(429, {"Retry-After": "9" * 400}, "")])
+    done = two.look(["a"])
+    assert done.troubles == ("first: 127.0.0.1 answers 429; 'title a' is tried again after 3600 s",)
+    assert done.sent["second"] == 1
 
 
 def test_what_waits_is_bounded_and_the_oldest_gives_way(two: Two) -> None:

@@ -355,7 +355,7 @@ def test_what_is_not_posted_again_is_told_by_rollback(world: World, bank: Path) 
     roll_back(world, "bank", partition="0001")
     roll_back(world, "bank", batch=batch_ids(world, "0003")[1], mode="reverse")
     with connect(world.url) as connection:
-        first, second = rolled_back.open_rollbacks(connection, "bank")
+        first, second = rolled_back.all_open_rollbacks(connection)["bank"]
         assert (first.partitions, first.first, first.last, first.entries, first.mode) == (
             1,
             "0001",
@@ -367,7 +367,7 @@ def test_what_is_not_posted_again_is_told_by_rollback(world: World, bank: Path) 
         assert first.sentence.endswith("9 entries deleted: wrong export")
         assert (second.first, second.entries, second.mode) == ("0003", 4, "reverse")
         world.post(bank, keys=["0001"])
-        (left,) = rolled_back.open_rollbacks(connection, "bank")
+        (left,) = rolled_back.all_open_rollbacks(connection)["bank"]
         assert left == second
         world.post(bank)
-        assert rolled_back.open_rollbacks(connection, "bank") == []
+        assert rolled_back.all_open_rollbacks(connection) == {}

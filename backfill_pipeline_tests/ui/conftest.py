@@ -40,6 +40,9 @@ collect_ignore_glob = [] if importlib.util.find_spec("playwright") else ["*.py"]
 ARTEFACTS = Path(os.environ.get("BACKFILL_UI_ARTEFACTS", CHECKOUT / "build" / "test-ui"))
 """Screenshots of all tests, and a trace of each that failed (`playwright show-trace FILE`)."""
 DESKTOP = {"width": 1400, "height": 900}
+PHONE = {"width": 360, "height": 740}
+OWNER = "team:payments-desk"
+"""Of the source `payments`."""
 _UP_TIMEOUT_S = 60
 
 
@@ -86,7 +89,7 @@ class Operator:
 def operator() -> Iterator[Operator]:
     """`backfill up` on a fresh home with its embedded server."""
     started = datetime.now(UTC)
-    # Long enough after the daemon is there to see it pass, and once only: the next one is tomorrow.
+    # So late that the daemon is there and sees it pass, however slow the machine, and once only: the next one is tomorrow.
     night = started.replace(second=0, microsecond=0) + timedelta(minutes=2)
     first_day = night.date() - timedelta(days=2)
     with (
@@ -112,7 +115,7 @@ def _write_sources(world: World) -> None:
     shutil.copytree(CHECKOUT / "data" / "sample", world.folder / "sample")
     rows = entries(40)
     rows[14] = entry(15, debit="LATE")
-    world.write("payments", rows, accounts={"A": 1, "B": 9000, "C": 1})
+    world.write("payments", rows, accounts={"A": 1, "B": 9000, "C": 1}, owners=[OWNER])
     # OVERDRAWN pays more than it has; what it gets later is in a source of its own.
     world.write(
         "rent",
@@ -128,7 +131,7 @@ def _write_sources(world: World) -> None:
 
 @contextmanager
 def _up(command: Backfill) -> Iterator[str]:
-    """The UI, until the block ends: as Ctrl-C ends it."""
+    """The UI, until the block ends. SIGTERM ends it, since a Ctrl-C does nothing where these tests run in the background."""
     with command.started("up") as process:
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -137,7 +140,7 @@ def _up(command: Backfill) -> Iterator[str]:
             assert process.stderr is not None
             pytest.fail(f"backfill up printed {line!r} and {process.stderr.read()!r}")
         yield found[1]
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
         process.communicate(timeout=_UP_TIMEOUT_S)
         assert process.returncode == 0
 

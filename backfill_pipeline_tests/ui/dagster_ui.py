@@ -3,8 +3,8 @@
 Belongs here: every role and text of Dagster 1.13 that the tests rest on; nothing here knows a class name of its CSS.
 Does not: what must be seen (the tests).
 
-Nothing sleeps: each step waits for what it needs to see. Dagster's own clock is slow (its daemon looks at backfills every
-30 seconds, its pages ask again every few seconds), hence the long timeout of what a daemon does.
+Nothing sleeps: each step waits for what it needs to see. Dagster's own clock is slow (its daemon looks around every few
+seconds, and so do its pages), hence the long timeout of what a daemon does.
 """
 
 from __future__ import annotations
@@ -48,6 +48,12 @@ class DagsterUi:
         search.press("Enter")
         self.page.get_by_role("link", name=f"{group} / {name}").click()
         expect(self.page.get_by_role("tab", name="Overview")).to_be_visible(timeout=PAGE_MS)
+
+    def open_graph(self, group: str) -> None:
+        """The assets of a group, on a screen so wide that their boxes have room for what is in them."""
+        self.page.set_viewport_size({"width": 2240, "height": 600})
+        self.open(f"/locations/ledger_backfill/asset-groups/{group}")
+        expect(self.page.get_by_text("100% filled").first).to_be_visible(timeout=PAGE_MS)
 
     def screenshot(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -138,9 +144,19 @@ class DagsterUi:
         cell = self.page.get_by_role("cell", name=key, exact=True)
         return self.page.get_by_role("row").filter(has=cell).first
 
+    def expect_table(self, key: str, *, row: str, cell: str) -> None:
+        """Of the metadata: a table in sight, where a row with one text has another in a cell."""
+        table = self.metadata(key).get_by_role("table")
+        table.scroll_into_view_if_needed(timeout=PAGE_MS)
+        expect(table).to_be_visible()
+        here = table.get_by_role("row").filter(has_text=row)
+        expect(here.get_by_role("cell", name=cell, exact=True).first).to_be_visible()
+
     def open_picture(self, key: str) -> Locator:
-        """Opens Markdown in the metadata, and returns the image that it holds."""
-        self.metadata(key).get_by_text("Show Markdown").click()
+        """Opens Markdown in the metadata, and returns the image that it holds, once the browser could decode it."""
+        self.metadata(key).get_by_text("Show Markdown").click(timeout=PAGE_MS)
         picture = self.page.get_by_role("dialog").get_by_role("img").last
         expect(picture).to_be_visible(timeout=PAGE_MS)
+        expect(picture).to_have_js_property("complete", True)
+        expect(picture).not_to_have_js_property("naturalWidth", 0)
         return picture

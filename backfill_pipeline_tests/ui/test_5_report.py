@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from backfill_pipeline_tests.ui.conftest import ARTEFACTS, DESKTOP, Operator
+from backfill_pipeline_tests.ui.conftest import ARTEFACTS, DESKTOP, PHONE, Operator
 
 pytestmark = pytest.mark.ui
-PHONE = {"width": 360, "height": 740}
 
 
 @pytest.fixture(scope="module")
 def report(operator: Operator, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "sample.html"
-    assert operator.backfill("run", "sample").code == 3
+    if operator.world.value("SELECT count(*) FROM ledger_entries WHERE reference_id LIKE 'SAMPLE1-%%'") == 0:
+        assert operator.backfill("run", "sample").code == 3, "no test launched it from the UI"
     assert operator.backfill("report", "sample", "--out", path).code == 3, (
         "28 rows of the sample are rejected"
     )

@@ -30,6 +30,7 @@ LOOK_TIMEOUT_S: Final = 8.0
 
 # Constraints are applied, and tables migrated, under a lock that readers wait for: not for longer than this.
 _LOCK_TIMEOUT_MS: Final = 3_000
+_IDLE_TIMEOUT_MS: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,8 @@ def _take(connection: Connection, deadline: float) -> Snapshot:
     # One core at most: whoever posts has the others.
     connection.execute("SET LOCAL max_parallel_workers_per_gather = 0")
     connection.execute("SELECT set_config('lock_timeout', %s, true)", [f"{_LOCK_TIMEOUT_MS}ms"])
+    # Should this end of the connection be lost: until the server notices, nobody could apply constraints or migrate.
+    connection.execute(f"SET LOCAL idle_in_transaction_session_timeout = {_IDLE_TIMEOUT_MS}")
     seconds: dict[str, float] = {}
 
     def asked(name: str, query: Callable[[Connection], _Found]) -> _Found:

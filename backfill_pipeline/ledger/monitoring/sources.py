@@ -17,6 +17,7 @@ from typing import Final
 
 from backfill_pipeline.ledger.auditing.backfill_checks import STALLED_AFTER
 from backfill_pipeline.ledger.connection import ADVISORY_LOCK_SPACE, Connection
+from backfill_pipeline.ledger.monitoring.partitions import CURRENT, OPEN_REJECTS, PARTS
 
 PARTITION_STATES: Final = ("registered", "validated", "posting", "posted", "failed", "rolled back")
 CHECKPOINT_STATUSES: Final = ("IN_PROGRESS", "COMPLETED", "FAILED", "PAUSED")
@@ -105,55 +106,24 @@ class Breaks:
     breaks: int
 
 
-# The latest revision of each source, a day of a bank being one.
-_CURRENT: Final = """
-    SELECT DISTINCT ON (r.source_id) r.id, r.source_id, split_part(r.source_id, '@', 1) AS source, r.source_type,
-           r.revision
-    FROM backfill_registrations r ORDER BY r.source_id, r.revision DESC
-"""
-
-# As the view backfill_partition_outcomes has it, which asks for each partition by itself: made in sets, two thousand of
-# them take as long as twenty. Rows of a partition that is not posted yet are those that its batches decided.
 _ROWS: Final = f"""
-    WITH batch AS (
-        SELECT partition_id, sum(posted) AS posted, sum(duplicates) AS duplicates,
-               sum(conflicts) - sum(taken_conflicts) AS conflicts, sum(rejected) - sum(taken_rejected) AS rejected,
-               sum(filtered) AS filtered, sum(read) FILTER (WHERE kind = 'entries') AS read,
-               max(posted_at) AS last_posted_at
-        FROM backfill_batches WHERE partition_id IS NOT NULL GROUP BY partition_id
-    ), kept AS (
+    WITH {PARTS}, kept AS (
         SELECT partition_id, count(*) AS rows FROM backfill_rejects GROUP BY partition_id
     ), settled AS (
         SELECT partition_id, count(*) AS rows FROM backfill_replays
         WHERE outcome IN ('posted', 'duplicate', 'filtered') GROUP BY partition_id
-    ), part AS (
-        SELECT c.source, p.row_count, coalesce(b.posted, 0) AS posted, coalesce(b.duplicates, 0) AS duplicates,
-               coalesce(b.conflicts, 0) AS conflicts,
-               coalesce(b.rejected, 0) + CASE WHEN p.posted_at IS NULL THEN 0 ELSE coalesce(p.rejected_early, 0) END
-                   AS rejected,
-               coalesce(b.filtered, 0) + CASE WHEN p.posted_at IS NULL THEN 0 ELSE coalesce(p.filtered, 0) END
-                   AS filtered,
-               coalesce(kept.rows, 0) - coalesce(settled.rows, 0) AS kept, p.posted_at IS NOT NULL AS is_posted,
-               CASE WHEN p.posted_at IS NOT NULL THEN 'posted'
-                    WHEN p.error IS NOT NULL THEN 'failed'
-                    WHEN p.rolled_back_at IS NOT NULL
-                         AND (b.last_posted_at IS NULL OR b.last_posted_at < p.rolled_back_at) THEN 'rolled back'
-                    WHEN b.read > 0 THEN 'posting'
-                    WHEN p.validated_at IS NOT NULL THEN 'validated'
-                    ELSE 'registered' END AS state
-        FROM ({_CURRENT}) AS c
-        JOIN backfill_partitions p ON p.registration_id = c.id
-        LEFT JOIN batch b ON b.partition_id = p.id
-        LEFT JOIN kept ON kept.partition_id = p.id
-        LEFT JOIN settled ON settled.partition_id = p.id
     )
     SELECT source, state, count(*), sum(row_count)::bigint,
            sum(posted + duplicates + conflicts + rejected + filtered)::bigint, sum(posted)::bigint,
            sum(duplicates)::bigint, sum(conflicts)::bigint, sum(rejected)::bigint, sum(filtered)::bigint,
            coalesce(sum(abs(row_count - posted - duplicates - conflicts - rejected - filtered)
-                        + abs(kept - conflicts - rejected)) FILTER (WHERE is_posted), 0)::bigint
-    FROM part GROUP BY source, state ORDER BY source, state
-"""  # noqa: S608 - put together from constants of this module, as the statements below
+                        + abs(coalesce(kept.rows, 0) - coalesce(settled.rows, 0) - conflicts - rejected))
+                        FILTER (WHERE state = 'posted'), 0)::bigint
+    FROM part
+    LEFT JOIN kept ON kept.partition_id = part.id
+    LEFT JOIN settled ON settled.partition_id = part.id
+    GROUP BY source, state ORDER BY source, state
+"""  # noqa: S608 - put together from constants, as the statements below
 
 _PROGRESS: Final = f"""
     WITH writer AS (
@@ -177,26 +147,16 @@ _PROGRESS: Final = f"""
            ARRAY[count(*) FILTER (WHERE v.verdict = 'match'), count(*) FILTER (WHERE v.verdict = 'break'),
                  count(*) FILTER (WHERE v.verdict IS NULL)],
            max(v.reconciled_at)
-    FROM ({_CURRENT}) AS c
+    FROM ({CURRENT}) AS c
     JOIN ledger_backfill_checkpoints k ON k.source_id = c.source_id AND k.source_type = c.source_type
     LEFT JOIN verdict v ON v.registration_id = c.id
     LEFT JOIN writer ON writer.lock = (hashtext(c.source_id)::bigint & 4294967295)
     GROUP BY c.source ORDER BY c.source
 """  # noqa: S608
 
-# As the view backfill_rejects_now has it: how a reject stands is its latest replay, and until there is one, itself.
 _REJECTS: Final = f"""
-    WITH latest AS (
-        SELECT DISTINCT ON (partition_id, source_row) partition_id, source_row, stage, code, outcome
-        FROM backfill_replays ORDER BY partition_id, source_row, id DESC
-    )
-    SELECT c.source, CASE WHEN y.code IS NULL THEN x.stage ELSE y.stage END, coalesce(y.code, x.code), count(*)
-    FROM backfill_rejects x
-    JOIN backfill_partitions p ON p.id = x.partition_id
-    JOIN ({_CURRENT}) AS c ON c.id = p.registration_id
-    LEFT JOIN latest y ON y.partition_id = x.partition_id AND y.source_row = x.source_row
-    WHERE y.outcome IS NULL OR y.outcome NOT IN ('posted', 'duplicate', 'filtered')
-    GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+    WITH {OPEN_REJECTS}
+    SELECT source, stage, code, count(*) FROM rejected GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
 """  # noqa: S608
 
 # What is in no kind of the details are breaks of balances. Without a break, the details need not be read.
@@ -206,7 +166,7 @@ _BREAKS: Final = f"""
         FROM backfill_reconciliations WHERE rollback_id IS NULL ORDER BY registration_id, id DESC
     ), broken AS (
         SELECT c.source, v.break_count, v.details -> 'kinds' AS kinds
-        FROM ({_CURRENT}) AS c JOIN verdict v ON v.registration_id = c.id WHERE v.break_count > 0
+        FROM ({CURRENT}) AS c JOIN verdict v ON v.registration_id = c.id WHERE v.break_count > 0
     ), found AS (
         SELECT source, kind.key AS kind, kind.value::bigint AS breaks
         FROM broken CROSS JOIN LATERAL jsonb_each_text(kinds) AS kind (key, value)

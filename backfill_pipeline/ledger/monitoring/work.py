@@ -14,8 +14,9 @@ from typing import Final
 
 from backfill_pipeline.ledger.connection import Connection
 
-BATCH_BOUNDS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-"""Upper bounds of the classes in which the times of batches are counted."""
+BATCH_BOUNDS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 30.0, 60.0)
+"""Upper bounds of the classes in which the times of batches are counted. What an alert asks about is one of them, as
+nobody knows where between two of them a batch was."""
 
 CHECKPOINT_BOUNDS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 """The same for the times of writing checkpoints."""

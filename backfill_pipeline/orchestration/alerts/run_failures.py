@@ -24,7 +24,7 @@ from backfill_pipeline.orchestration.rollbacks import ROLLBACK_TAG
 from backfill_pipeline.reporting.alerts.message import Alert, Kind, Severity, alert
 from backfill_pipeline.reporting.alerts.postbox import Happening
 
-_RUNS_MAX: Final = 500
+_RUNS_AT_ONCE: Final = 500
 _JOB_PREFIXES: Final = ("register_", "backfill_")
 _SENSOR_TAG: Final = "dagster/sensor_name"
 _WILL_RETRY_TAG: Final = "dagster/will_retry"
@@ -32,7 +32,7 @@ _LAUNCHED_BY_TAG: Final = "backfill/launched_by"
 
 
 def run_failures(instance: dg.DagsterInstance, since: datetime) -> list[Happening]:
-    """Runs that failed since a moment; at most 500, the latest.
+    """Runs that failed since a moment, the one that was begun first at the front.
 
     A run that shows a rollback did not fail, and one that a person cancelled is no news. What a sensor launches
     again and again, such as the dispatch to a bank that is away, is told once an hour for each reason.
@@ -41,11 +41,8 @@ def run_failures(instance: dg.DagsterInstance, since: datetime) -> list[Happenin
         instance: where runs are recorded.
         since: the moment.
     """
-    records = instance.get_run_records(
-        dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=since), limit=_RUNS_MAX
-    )
     found = []
-    for record in reversed(records):
+    for record in reversed(_failed(instance, since)):
         run = record.dagster_run
         at = (
             datetime.fromtimestamp(record.end_time, UTC)
@@ -61,6 +58,18 @@ def run_failures(instance: dg.DagsterInstance, since: datetime) -> list[Happenin
             key = f"run_failed/{run.job_name}/{same}/{at:%Y%m%dT%H}"
         found.append(Happening(key, at, partial(_tell, instance, key, run, at)))
     return found
+
+
+def _failed(instance: dg.DagsterInstance, since: datetime) -> list[dg.RunRecord]:
+    """All of them: a limit would leave out those that were begun first, whenever they failed."""
+    of = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=since)
+    found: list[dg.RunRecord] = []
+    while True:
+        cursor = found[-1].dagster_run.run_id if found else None
+        some = instance.get_run_records(of, limit=_RUNS_AT_ONCE, cursor=cursor)
+        found += some
+        if len(some) < _RUNS_AT_ONCE:
+            return found
 
 
 def _reason(instance: dg.DagsterInstance, run_id: str) -> tuple[str, bool]:

@@ -8,6 +8,8 @@ A tick that could not look, or could not send, fails: an alert that nobody gets 
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,12 +26,15 @@ from backfill_pipeline.orchestration.alerts.run_failures import run_failures
 from backfill_pipeline.orchestration.launch import sweep_orphans
 from backfill_pipeline.reporting.alerts import ledger_happenings
 from backfill_pipeline.reporting.alerts.channels import NO_CHANNEL, Channel, channels
+from backfill_pipeline.reporting.alerts.deadline import Deadline
 from backfill_pipeline.reporting.alerts.message import Kind, Severity, alert
 from backfill_pipeline.reporting.alerts.postbox import Delivered, Happening, Postbox, deliver, take, utc_now
 from backfill_pipeline.settings import AlertSettings, load_alert_settings, load_settings
 
 _BLIND_AFTER: Final = timedelta(minutes=15)
 """So long the ledger may be away before people are told that nobody can say how it is."""
+_LEDGER_DEADLINE_S: Final = 15.0
+"""For all questions to the ledger at one look: they take milliseconds, and Dagster stops a tick after a minute."""
 _MARGIN: Final = timedelta(hours=1)
 """How long before the last look it is looked again: records of what happened then may have been written late."""
 
@@ -184,11 +189,17 @@ def _take_new(
         return
     with resolve_ledger(load_settings()) as endpoint, connect(endpoint.ledger_url) as connection:
         migrate(connection)
-        happenings: list[Happening]
-        if kind is Kind.STALLED:
-            happenings = ledger_happenings.stalled(connection, settings)
-        elif kind is Kind.THRESHOLD:
-            happenings = ledger_happenings.over_threshold(connection, since, settings)
-        else:
-            happenings = ledger_happenings.completed(connection, since)
-        take(box, happenings, names, kind, now)
+        # A connection that is lost, and of which nobody says so, would be waited on by every look after this one.
+        with (
+            Deadline(_LEDGER_DEADLINE_S) as deadline,
+            socket.socket(fileno=os.dup(connection.fileno())) as line,
+        ):
+            deadline.watch(line)
+            happenings: list[Happening]
+            if kind is Kind.STALLED:
+                happenings = ledger_happenings.stalled(connection, settings)
+            elif kind is Kind.THRESHOLD:
+                happenings = ledger_happenings.over_threshold(connection, since, settings)
+            else:
+                happenings = ledger_happenings.completed(connection, since)
+            take(box, happenings, names, kind, now)

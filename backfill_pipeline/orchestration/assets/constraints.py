@@ -47,6 +47,8 @@ def constraints_asset(posted: Sequence[dg.AssetKey]) -> dg.AssetsDefinition:
         metadata = constraint_metadata(report)
         yield dg.MaterializeResult(
             metadata=metadata,
+            # Applied again after another source, they are what they were: no reconciliation before is out of date.
+            data_version=dg.DataVersion(report.state),
             check_results=[
                 dg.AssetCheckResult(
                     passed=report.state == "applied",

@@ -8,29 +8,39 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import dagster as dg
 
 from backfill_pipeline.definition.models import SourceDefinition
-from backfill_pipeline.schemas.ledger_entry import entry_columns
+from backfill_pipeline.schemas.columns import (
+    FrameColumn,
+    entry_columns,
+    extracted_columns,
+    transformed_columns,
+)
 
 # Which section of the source file decides about an asset: there its link leads.
 _SECTIONS: Final = {"transformed": "fields", "acknowledged": "scb"}
-_ENTRIES: Final = ("validated", "posted")
 
 
 def at_a_glance(assets: dg.AssetsDefinition, definition: SourceDefinition) -> dg.AssetsDefinition:
     """The same assets, with the source's owners, its kind as a tag, column schemas, and links to its file."""
     lines = _lines(definition.path)
+    entries = _schema(entry_columns())
+    schemas = {
+        "extracted": _schema(extracted_columns(definition.columns_read())),
+        "transformed": _schema(transformed_columns()),
+        "validated": entries,
+        "posted": entries,
+    }
 
     def told(spec: dg.AssetSpec) -> dg.AssetSpec:
         name = spec.key.path[-1]
         place = f"{definition.path}:{lines.get(_SECTIONS.get(name, 'id'), 1)}"
-        columns = {"dagster/column_schema": _entry_schema()} if name in _ENTRIES else {}
+        columns = {"dagster/column_schema": schemas[name]} if name in schemas else {}
         return spec.replace_attributes(
             owners=[*spec.owners, *definition.owners],
             tags={**spec.tags, "backfill/source_type": definition.type},
@@ -45,9 +55,7 @@ def at_a_glance(assets: dg.AssetsDefinition, definition: SourceDefinition) -> dg
     return assets.map_asset_specs(told)
 
 
-@cache
-def _entry_schema() -> dg.TableSchema:
-    """The columns of entries that may be posted, with what pandera checks of each."""
+def _schema(columns: Sequence[FrameColumn]) -> dg.TableSchema:
     return dg.TableSchema(
         [
             dg.TableColumn(
@@ -56,7 +64,7 @@ def _entry_schema() -> dg.TableSchema:
                 description=column.meaning,
                 constraints=dg.TableColumnConstraints(nullable=column.nullable, other=list(column.rules)),
             )
-            for column in entry_columns()
+            for column in columns
         ]
     )
 

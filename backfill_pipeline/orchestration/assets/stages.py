@@ -21,13 +21,11 @@ from backfill_pipeline.orchestration.assets.keys import asset_key
 from backfill_pipeline.orchestration.checks.sources import report_checks
 from backfill_pipeline.orchestration.config import BackfillRunConfig
 from backfill_pipeline.orchestration.failures import TRANSIENT_MARK, terminal
-from backfill_pipeline.orchestration.metadata import Metadata, column_schema
+from backfill_pipeline.orchestration.metadata import Metadata
 from backfill_pipeline.orchestration.partitions import source_partitions
 from backfill_pipeline.orchestration.resources import LedgerResource
 from backfill_pipeline.orchestration.stage_metadata import StageFigures
 from backfill_pipeline.reporting import plots
-from backfill_pipeline.schemas.extracted import extracted_schema
-from backfill_pipeline.schemas.frames import ENTRY_SCHEMA, VALIDATED_SCHEMA
 from backfill_pipeline.stages.config import effective_config
 from backfill_pipeline.stages.prepare import STAGES, StageName
 from backfill_pipeline.stages.runner import PartitionReport, PartitionRunner, describe
@@ -39,11 +37,6 @@ _DESCRIPTIONS = {
     "transformed": "Each record as an entry: accounts, exact amounts, UTC times, references. Nothing is dropped.",
     "validated": "The entries that may be posted. The others are in the rejects table and file, with code and reason.",
     "posted": "Entries in the ledger, each exactly once, one transaction per batch. No batch is ever posted again.",
-}
-_SCHEMAS = {
-    "extracted": extracted_schema([]),
-    "transformed": ENTRY_SCHEMA,
-    "validated": VALIDATED_SCHEMA,
 }
 _KINDS = {
     "extracted": {"arrow"},
@@ -72,9 +65,6 @@ def stage_assets(definition: SourceDefinition) -> dg.AssetsDefinition:
                 group_name=definition.id,
                 description=_DESCRIPTIONS[stage],
                 kinds=_KINDS[stage],
-                metadata={"dagster/column_schema": column_schema(_SCHEMAS[stage])}
-                if stage in _SCHEMAS
-                else {},
                 skippable=True,
             )
             for stage in STAGES
@@ -143,7 +133,10 @@ def _log_materializations(
     shown: list[tuple[StageName, str, Metadata]] = []
     if report.already_posted:
         note: Metadata = {"note": "posted before: nothing to do"}
-        shown += [(stage, report.key, note) for stage in selected]
+        shown += [
+            (stage, report.key, {**note, **figures.standing(report.key)} if stage == STAGES[-1] else note)
+            for stage in selected
+        ]
     shown += [
         (done.stage, report.key, figures.metadata(report.key, done, last=last)) for done in report.stages
     ]

@@ -1,17 +1,18 @@
 """Checks of a source, or of a bank, as the ledger has it: whoever posted it, and whichever run did.
 
-Belongs here: the count equation, failed partitions, rejects, stalls and the outbox, each in a sentence.
+Belongs here: the count equation, failed partitions, rejects, stalls, freshness and the outbox, each in a sentence.
 Does not: comparing with the source (`assets/reconciliation.py`), the queries (`ledger/`).
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final
 
 import dagster as dg
 
-from backfill_pipeline.definition.models import SourceDefinition
+from backfill_pipeline.definition.models import Freshness, SourceDefinition
 from backfill_pipeline.definition.scb_days import scb_of
 from backfill_pipeline.ledger.attention import sources_over_limit
 from backfill_pipeline.ledger.auditing.backfill_checks import lost_rows, stalled_checkpoints
@@ -19,6 +20,7 @@ from backfill_pipeline.ledger.connection import Connection
 from backfill_pipeline.ledger.source_health import (
     failed_partitions,
     is_registered,
+    last_proof,
     outbox_lag,
     posted_rows,
 )
@@ -52,6 +54,22 @@ def source_checks(definition: SourceDefinition) -> dg.AssetChecksDefinition:
         yield from results(
             ledger.places.ledger_url, checks, lambda key: key in context.selected_asset_check_keys
         )
+
+    return look
+
+
+def freshness_check(definition: SourceDefinition) -> dg.AssetChecksDefinition | None:
+    """The check of a source that is expected again and again, by itself since it comes after reconciliation."""
+    if (fresh := _fresh_check(definition)) is None:
+        return None
+
+    @dg.multi_asset_check(
+        name=f"{definition.id}_freshness",
+        specs=[fresh.spec],
+        description="Looks at the ledger, and changes nothing.",
+    )
+    def look(ledger: LedgerResource) -> Iterator[dg.AssetCheckResult]:
+        yield from results(ledger.places.ledger_url, [fresh], lambda _: True)
 
     return look
 
@@ -90,7 +108,7 @@ def _checks(definition: SourceDefinition) -> list[Looked]:
             "nothing_lost",
             "Of every partition that is posted, read = posted + duplicates + conflicts + rejected + filtered, and each"
             " reject that was counted is kept. An error.",
-            lambda connection: _nothing_lost(connection, name),
+            lambda connection: _nothing_lost(connection, name, is_bank=is_bank),
         ),
         looked(
             "no_partition_failed",
@@ -110,7 +128,7 @@ def _checks(definition: SourceDefinition) -> list[Looked]:
             "not_stalled",
             "It is not in progress without a checkpoint for BACKFILL_ALERT_STALLED_AFTER_S, one hour unless it is set."
             " A warning.",
-            lambda connection: _not_stalled(connection, name),
+            lambda connection: _not_stalled(connection, name, is_bank=is_bank),
         ),
     ]
     if is_bank:
@@ -124,6 +142,19 @@ def _checks(definition: SourceDefinition) -> list[Looked]:
             )
         )
     return found
+
+
+def _fresh_check(definition: SourceDefinition) -> Looked | None:
+    if (freshness := definition.freshness) is None:
+        return None
+    return _looked(
+        definition.id,
+        asset_key(definition.id, "reconciliation"),
+        "fresh",
+        "All of it was proven equal to the ledger within the hours that freshness.at_most_hours of its source file"
+        f" allows ({freshness.at_most_hours}). A warning.",
+        lambda connection: _fresh(connection, definition, freshness),
+    )
 
 
 def _looked(
@@ -141,10 +172,15 @@ def _looked(
     return Looked(dg.AssetCheckSpec(name, asset=key, description=description), look_at_what_is_there)
 
 
-def _nothing_lost(connection: Connection, source_id: str) -> Verdict:
+def _nothing_lost(connection: Connection, source_id: str, *, is_bank: bool) -> Verdict:
     rows = posted_rows(connection, source_id)
+    compared = f"{source_id}@DAY" if is_bank else source_id
     return of_finding(
-        lost_rows(connection, source_id),
+        replace(
+            lost_rows(connection, source_id),
+            remedy="rows of backfill_batches or backfill_rejects were changed directly: backfill reconcile"
+            f" {compared} says which counts",
+        ),
         f"read {rows.read:,} = posted {rows.posted:,} + duplicates {rows.duplicates:,} + conflicts {rows.conflicts:,}"
         f" + rejected {rows.rejected:,} + filtered {rows.filtered:,}, in"
         f" {counted(rows.partitions, 'posted partition')}",
@@ -195,11 +231,44 @@ def _rejects(connection: Connection, source_id: str) -> Verdict:
     )
 
 
-def _not_stalled(connection: Connection, source_id: str) -> Verdict:
+def _not_stalled(connection: Connection, source_id: str, *, is_bank: bool) -> Verdict:
+    again = f"backfill sync run {source_id}" if is_bank else f"backfill resume {source_id}"
     after = timedelta(seconds=load_alert_settings().stalled_after_s)
     return of_finding(
-        stalled_checkpoints(connection, stalled_after=after, source_id=source_id),
+        replace(
+            stalled_checkpoints(connection, stalled_after=after, source_id=source_id),
+            remedy=f"where a run writes it, look at that run in the UI; else {again} carries on",
+        ),
         "it is not in progress, or its checkpoint moves",
+    )
+
+
+def _fresh(connection: Connection, definition: SourceDefinition, freshness: Freshness) -> Verdict:
+    proof = last_proof(connection, definition.id)
+    severity = dg.AssetCheckSeverity.WARN
+    allowed = f"freshness.at_most_hours of {definition.id} is {freshness.at_most_hours}"
+    remedy = (
+        f"What to do: see that its export is there ({definition.place}); then backfill run {definition.id}"
+    )
+    if proof is None:
+        return Verdict(
+            False,
+            f"{definition.id} was never posted in full and then found equal to the ledger, and {allowed}. {remedy}",
+            severity,
+        )
+    hours = proof.age / timedelta(hours=1)
+    at = proof.at.astimezone(UTC)
+    metadata: Metadata = {"proven_at": dg.MetadataValue.timestamp(at), "age_hours": round(hours, 2)}
+    if hours <= freshness.at_most_hours:
+        return Verdict(
+            True, f"proven equal to the ledger at {at:%Y-%m-%d %H:%M} UTC, and {allowed}", severity, metadata
+        )
+    return Verdict(
+        False,
+        f"{definition.id} was last proven equal to the ledger at {at:%Y-%m-%d %H:%M} UTC, {hours:,.1f} hours ago, and"
+        f" {allowed}. {remedy}",
+        severity,
+        metadata,
     )
 
 

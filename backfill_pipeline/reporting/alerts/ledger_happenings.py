@@ -40,7 +40,7 @@ def completed(connection: Connection, since: datetime) -> list[Happening]:
     """
     return [
         Happening(
-            f"completed/{one.registration_id}/{_stamp(one.completed_at)}/{one.verdict or 'not reconciled'}",
+            _completion_key(one),
             one.at,
             partial(_tell_completion, connection, one),
         )
@@ -114,10 +114,10 @@ def _tell_completion(connection: Connection, one: Completion) -> Alert:
     bad = counts.conflicts + counts.rejected
     rejects = "" if clean else f", {counted(bad, 'row')} {are(bad)} not in the ledger (rejects and conflicts)"
     return alert(
-        f"completed/{one.registration_id}/{_stamp(one.completed_at)}/{one.verdict or 'not reconciled'}",
+        _completion_key(one),
         Kind.COMPLETED,
         severity,
-        title=f"{one.source_id} is posted",
+        title=f"the ledger differs from {one.source_id}" if one.is_later else f"{one.source_id} is posted",
         text=f"{_equation(one, counts)}; {ending}{rejects}.",
         remedy=remedy,
         at=one.at,
@@ -131,6 +131,12 @@ def _tell_completion(connection: Connection, one: Completion) -> Alert:
         },
         source_id=one.source_id,
     )
+
+
+def _completion_key(one: Completion) -> str:
+    """A break that was found later is one by itself, however often it was put right before."""
+    key = f"completed/{one.registration_id}/{_stamp(one.completed_at)}/{one.verdict or 'not reconciled'}"
+    return f"{key}/{_stamp(one.at)}" if one.is_later else key
 
 
 def _equation(one: Completion, counts: SourceCounts) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import smtplib
+import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from email.policy import SMTP
@@ -21,10 +22,15 @@ from urllib.parse import unquote, urlsplit
 from pydantic import SecretStr
 
 from backfill_pipeline.errors import AlertError, TransientAlertError
+from backfill_pipeline.reporting.alerts.deadline import Deadline
 from backfill_pipeline.reporting.alerts.message import Alert, Severity, fit
 from backfill_pipeline.reporting.alerts.plain import headline, plain_text
 
 TIMEOUT_S: Final = 10.0
+"""For each answer of a mail server."""
+DEADLINE_S: Final = 20.0
+"""For all of them together: a server that says a letter now and then keeps nobody waiting for ever."""
+
 _PORTS: Final = {"smtp": 25, "smtps": 465}
 _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 _EXCERPT: Final = 160
@@ -76,6 +82,28 @@ def _html(alert: Alert, ui_url: str | None) -> str:
     )
 
 
+class _Watched(smtplib.SMTP):
+    """A conversation that a deadline ends."""
+
+    def __init__(self, deadline: Deadline, host: str, port: int) -> None:
+        self._deadline = deadline
+        super().__init__(host, port, timeout=TIMEOUT_S)
+
+    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
+        """As in the base class, which has no other place before the first answer, and before TLS."""
+        made = socket.create_connection((host, port), timeout)
+        self._deadline.watch(made)
+        return made
+
+
+class _WatchedTls(smtplib.SMTP_SSL, _Watched):
+    """The same with TLS from the start."""
+
+    def __init__(self, deadline: Deadline, host: str, port: int) -> None:
+        self._deadline = deadline
+        smtplib.SMTP_SSL.__init__(self, host, port, timeout=TIMEOUT_S, context=ssl.create_default_context())
+
+
 @dataclass(frozen=True, slots=True)
 class MailChannel:
     """Sends alerts to people by mail.
@@ -98,8 +126,13 @@ class MailChannel:
         parts = urlsplit(self.smtp_url.get_secret_value())
         host = parts.hostname or ""
         message = mail(alert, self.sender, self.recipients, self.ui_url)
+        deadline = Deadline(DEADLINE_S)
+        refused: Collection[str] | None = None
         try:
-            with self._connected(parts.scheme, host, parts.port or _PORTS[parts.scheme]) as server:
+            with (
+                deadline,
+                self._connected(parts.scheme, host, parts.port or _PORTS[parts.scheme], deadline) as server,
+            ):
                 if parts.username is not None:
                     if not isinstance(server.sock, ssl.SSLSocket) and host not in _LOOPBACK:
                         raise AlertError(
@@ -107,16 +140,23 @@ class MailChannel:
                         )
                     server.login(unquote(parts.username), unquote(parts.password or ""))
                 refused = server.send_message(message)
+        except UnicodeEncodeError:
+            raise AlertError(
+                f"the mail server {host} cannot be given the user, password or addresses: they have letters beyond"
+                " ASCII"
+            ) from None
         except (smtplib.SMTPException, OSError) as error:
-            raise self._failure(host, error) from None
+            # What is taken is taken, however the server takes its leave: it would be sent twice.
+            if refused is None:
+                raise self._failure(host, error, is_late=deadline.is_over) from None
         # Sending it again would reach those once more who have it.
         return f"the mail server {host} refuses {', '.join(sorted(refused))}" if refused else ""
 
     @staticmethod
-    def _connected(scheme: str, host: str, port: int) -> smtplib.SMTP:
+    def _connected(scheme: str, host: str, port: int, deadline: Deadline) -> smtplib.SMTP:
         if scheme == "smtps":
-            return smtplib.SMTP_SSL(host, port, timeout=TIMEOUT_S, context=ssl.create_default_context())
-        server = smtplib.SMTP(host, port, timeout=TIMEOUT_S)
+            return _WatchedTls(deadline, host, port)
+        server = _Watched(deadline, host, port)
         try:
             server.ehlo()
             if server.has_extn("starttls"):
@@ -127,9 +167,13 @@ class MailChannel:
             raise
         return server
 
-    def _failure(self, host: str, error: smtplib.SMTPException | OSError) -> AlertError | TransientAlertError:
+    def _failure(
+        self, host: str, error: smtplib.SMTPException | OSError, *, is_late: bool
+    ) -> AlertError | TransientAlertError:
         """What went wrong, as a sentence; whether it may pass is what the server's code says: 4xx may, 5xx does not."""
         told, code = f"the mail server {host}", 0
+        if is_late:
+            return TransientAlertError(f"{told} does not take it within {DEADLINE_S:.0f} s")
         if isinstance(error, smtplib.SMTPRecipientsRefused):
             code, answer = next(iter(error.recipients.values()))
             text = f"{told} refuses {', '.join(sorted(error.recipients))}: {code} {self._clean(answer)}"

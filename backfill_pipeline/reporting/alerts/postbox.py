@@ -95,6 +95,9 @@ class Postbox(BaseModel):
             margin: of time between something happening and its record.
             now: the moment.
         """
+        if self.looked > now:
+            # The clock was set back. Keys tell what was told; nothing waits until it is that late again.
+            return max(min(self.began, now - margin), now - LOOK_BACK_MAX)
         return max(self.began, self.looked - margin, now - LOOK_BACK_MAX)
 
 
@@ -189,7 +192,7 @@ def deliver(box: Postbox, found: Sequence[Channel], now: datetime, save: Callabl
         save: keeps the postbox; called after each answer.
     """
     names = {one.name for one in found}
-    troubles = _tidy(box, names, now)
+    troubles = _tidy(box, names)
     save()
     due = {one.name: _due(box, one.name, now) for one in found}
     sent = dict.fromkeys(due, 0)
@@ -208,6 +211,9 @@ def deliver(box: Postbox, found: Sequence[Channel], now: datetime, save: Callabl
                 sent[answer.channel] += answer.error is None
                 troubles += _record(box, answer, now)
                 save()
+    if given_up := _give_up(box, now):
+        troubles += given_up
+        save()
     return Delivered(sent, tuple(troubles), len(box.waiting))
 
 
@@ -223,7 +229,9 @@ class _Answer:
 
 def _due(box: Postbox, name: str, now: datetime) -> list[Waiting]:
     """What is to be tried: one that keeps failing comes after all others, so that it holds up none."""
-    due = [item for item in box.waiting if name in item.left and item.left[name].next_at <= now]
+    # No pause is longer than the longest, unless the clock was set back.
+    latest = now + timedelta(seconds=PAUSE_MAX_S)
+    due = [item for item in box.waiting if name in item.left and not now < item.left[name].next_at <= latest]
     return sorted(due, key=lambda item: item.left[name].attempts)
 
 
@@ -279,20 +287,25 @@ def _close(box: Postbox, item: Waiting, name: str) -> None:
         box.waiting = [one for one in box.waiting if one is not item]
 
 
-def _tidy(box: Postbox, names: set[str], now: datetime) -> list[str]:
-    """Takes out what no channel is left for, and what waited too long; what is to be said of it."""
-    troubles = []
+def _tidy(box: Postbox, names: set[str]) -> list[str]:
+    """Takes out what no channel is left for, and the oldest of too many; what is to be said of it."""
     for item in list(box.waiting):
         for name in [one for one in item.left if one not in names]:
             _close(box, item, name)
-        if item.left and now - item.found_at > GIVEN_UP_AFTER:
+    if (over := len(box.waiting) - WAITING_MAX) <= 0:
+        return []
+    box.waiting = box.waiting[over:]
+    return [f"given up: the oldest {counted(over, 'alert')} of more than {WAITING_MAX} that wait"]
+
+
+def _give_up(box: Postbox, now: datetime) -> list[str]:
+    """Takes out what waited too long, but nothing that is still to be tried: nobody may have looked for a day."""
+    troubles = []
+    for item in list(box.waiting):
+        if now - item.found_at > GIVEN_UP_AFTER and all(one.next_at > now for one in item.left.values()):
             why = "; ".join(f"{name}: {one.error or 'not tried'}" for name, one in item.left.items())
             troubles.append(f"given up after {GIVEN_UP_AFTER.days} day: {item.alert.title!r} ({why})")
-            item.left.clear()
-    box.waiting = [one for one in box.waiting if one.left]
-    if (over := len(box.waiting) - WAITING_MAX) > 0:
-        troubles.append(f"given up: the oldest {counted(over, 'alert')} of more than {WAITING_MAX} that wait")
-        box.waiting = box.waiting[over:]
+            box.waiting = [one for one in box.waiting if one is not item]
     return troubles
 
 

@@ -31,6 +31,9 @@ KEPT_S: Final = 5.0
 ANSWER_TIMEOUT_S: Final = 9.0
 """A scrape ends within this, whatever the ledger does: a second before Prometheus gives up by default."""
 
+LOST_AFTER_S: Final = 60.0
+"""A look that takes longer than any can, since its connection is lost and nobody says so: another one is begun."""
+
 Look = Callable[[], Snapshot | Unavailable]
 
 
@@ -68,6 +71,7 @@ class _Looking:
     """A look that is under way, or its outcome."""
 
     done: threading.Event = field(default_factory=threading.Event)
+    begun_at: float = field(default_factory=time.monotonic)
     text: bytes = b""
     done_at: float = 0.0
 
@@ -82,6 +86,7 @@ class Exporter:
         say: Callable[[str], None] = lambda sentence: None,
         kept_s: float = KEPT_S,
         answer_timeout_s: float = ANSWER_TIMEOUT_S,
+        lost_after_s: float = LOST_AFTER_S,
     ) -> None:
         """Nothing is looked at yet.
 
@@ -90,11 +95,13 @@ class Exporter:
             say: told why the ledger cannot be looked at, and that it can again; once each.
             kept_s: for how long an outcome is kept.
             answer_timeout_s: how long one scrape waits.
+            lost_after_s: after how long a look is not waited for any more.
         """
         self._look = look
         self._say = say
         self._kept_s = kept_s
         self._answer_timeout_s = answer_timeout_s
+        self._lost_after_s = lost_after_s
         self._lock = threading.Lock()
         self._looking: _Looking | None = None
         self._failures: Counter[Reason] = Counter()
@@ -114,9 +121,11 @@ class Exporter:
     def _current(self) -> _Looking:
         """The look to answer with: one that is under way, or was made just now, or a new one."""
         with self._lock:
-            looking = self._looking
+            looking, now = self._looking, time.monotonic()
             if looking is not None and (
-                not looking.done.is_set() or time.monotonic() - looking.done_at < self._kept_s
+                now - looking.done_at < self._kept_s
+                if looking.done.is_set()
+                else now - looking.begun_at < self._lost_after_s
             ):
                 return looking
             looking = self._looking = _Looking()

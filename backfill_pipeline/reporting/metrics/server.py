@@ -10,9 +10,10 @@ nothing, and could not tell a ledger that is down from an exporter that is.
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
@@ -23,9 +24,11 @@ from backfill_pipeline.reporting.metrics.exporter import CONTENT_TYPE, Exporter
 
 PATH: Final = "/metrics"
 
+_Request = socket.socket | tuple[bytes, socket.socket]
 _PLAIN: Final = "text/plain; charset=utf-8"
 # Who connects and says nothing is not waited for.
 _SILENCE_S: Final = 10.0
+_CONNECTIONS_MAX: Final = 64
 
 
 @contextmanager
@@ -58,6 +61,8 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, host: str, port: int, text: Callable[[], bytes]) -> None:
         self.text = text
+        self._open: list[socket.socket] = []
+        self._lock = threading.Lock()
         try:
             self.address_family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
             super().__init__((host, port), _Handler)
@@ -72,6 +77,27 @@ class _Server(ThreadingHTTPServer):
         super(ThreadingHTTPServer, self).server_bind()
         host, port, *_ = self.socket.getsockname()
         self.server_name, self.server_port = str(host), int(port)
+
+    def process_request(self, request: _Request, client_address: object) -> None:
+        """Of more connections than monitoring needs the oldest is cut off: one that asks a letter at a time, say."""
+        assert isinstance(request, socket.socket)
+        with self._lock:
+            self._open.append(request)
+            for one in self._open[:-_CONNECTIONS_MAX]:
+                with suppress(OSError):
+                    one.shutdown(socket.SHUT_RDWR)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: _Request) -> None:
+        """At the end of a connection."""
+        with self._lock:
+            self._open = [one for one in self._open if one is not request]
+        super().shutdown_request(request)
+
+    def handle_error(self, request: _Request, client_address: object) -> None:
+        """Who left before the answer was there is nothing to write down; a defect is."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -69,14 +69,20 @@ def refuse_other_files(out: Path) -> None:
     """Says at once that a report cannot be written to a place.
 
     Raises:
-        UsageError: it is a folder, or a file that is no report, which nobody meant to lose.
+        UsageError: it is a folder, something that nothing can be read from again, or a file that is no report, which
+            nobody meant to lose.
     """
-    if out.is_dir():
-        raise UsageError(f"{out} is a folder: name a file with --out, such as {out / 'report.html'}")
-    if out.parent.exists() and not out.parent.is_dir():
-        raise UsageError(f"{out.parent} is a file: name a place in a folder with --out")
-    if not out.exists():
-        return
+    try:
+        if out.is_dir():
+            raise UsageError(f"{out} is a folder: name a file with --out, such as {out / 'report.html'}")
+        if out.parent.exists() and not out.parent.is_dir():
+            raise UsageError(f"{out.parent} is a file: name a place in a folder with --out")
+        if not out.exists():
+            return
+    except OSError as error:
+        raise UsageError(f"cannot look for {out}: {error.strerror}") from error
+    if not out.is_file():
+        raise UsageError(f"{out} is a pipe or a device: name a file with --out")
     try:
         with out.open("rb") as file:
             head = file.read(_HEAD_BYTES)

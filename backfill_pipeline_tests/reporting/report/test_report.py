@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from backfill_pipeline.ledger import constraints, overview
 from backfill_pipeline.ledger.connection import Connection, connect
 from backfill_pipeline.ledger.corrections import corrections
 from backfill_pipeline.reporting.report.outcome import Level
+from backfill_pipeline.reporting.report.write import refuse_other_files
 from backfill_pipeline_tests.pages.test_parts import HOSTILE
 from backfill_pipeline_tests.reporting.report.conftest import Reported
 from backfill_pipeline_tests.stages.correcting import propose, replace_entry
@@ -256,6 +258,13 @@ class TestFile:
         world.folder = world.folder / "sources" / "mixed.csv"
         with pytest.raises(UsageError, match=r"mixed.csv is a file: name a place in a folder with --out"):
             reported(mixed)
+
+    def test_a_place_that_is_no_file_is_refused_and_not_waited_for(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(UsageError, match=r"pipe is a pipe or a device: name a file with --out"):
+            refuse_other_files(tmp_path / "pipe")
+        with pytest.raises(UsageError, match="File name too long"):
+            refuse_other_files(tmp_path / ("a" * 300))
 
     def test_what_never_ran_has_no_report(self, world: World, reported: Reported) -> None:
         with pytest.raises(UsageError, match="source new was never run here: there is nothing to report"):

@@ -10,7 +10,7 @@ from backfill_pipeline_tests.ui.dagster_ui import PAGE_MS, DagsterUi
 
 pytestmark = pytest.mark.ui
 NIGHT_MS = 150_000
-"""The night is at most two minutes after the UI was started."""
+"""The night is at most two minutes after the UI was started, most of which went by during the tests before."""
 
 
 def test_the_tick_of_the_night_is_shown_and_its_run_takes_the_days(operator: Operator, ui: DagsterUi) -> None:
