@@ -160,6 +160,7 @@ class Settings(BaseSettings):
         sources_dir: the directory of source definitions.
         inbox_dir: the directory that is watched for new files; it need not exist.
         inbox_settle_s: seconds for which a file there must have been as it is to be taken for complete.
+        plots: whether what a run shows in the UI has pictures as well; the figures are there in any case.
     """
 
     model_config = SettingsConfigDict(
@@ -176,6 +177,7 @@ class Settings(BaseSettings):
     )
     inbox_dir: _Directory = Field(default_factory=default_inbox_dir, validation_alias="BACKFILL_INBOX_DIR")
     inbox_settle_s: int = Field(default=60, ge=1, le=86_400, validation_alias="BACKFILL_INBOX_SETTLE_S")
+    plots: bool = Field(default=True, validation_alias="BACKFILL_PLOTS")
 
     @property
     def postgres_dir(self) -> Path:

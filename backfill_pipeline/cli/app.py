@@ -78,6 +78,7 @@ def run(
 
     Exit codes: 0 clean, 1 failed, 2 usage, 3 finished with rejects or with constraints refused, 4 reconciliation break.
     """
+    _begin_drawing()
     from backfill_pipeline.cli.run import run_source
 
     raise typer.Exit(run_source(source, partitions, as_json=json, accept_changed=accept_changed))
@@ -104,6 +105,7 @@ def plan(
 @app.command()
 def resume(source: Source, json: Json = False) -> None:
     """Carry on with a source: only partitions that are not posted yet, from the first batch that is not recorded."""
+    _begin_drawing()
     from backfill_pipeline.cli.run import resume_source
 
     raise typer.Exit(resume_source(source, as_json=json))
@@ -205,6 +207,13 @@ def up(
 
 
 app.command("scb-simulator")(scb_simulator)
+
+
+def _begin_drawing() -> None:
+    """What draws a run's pictures loads its libraries while the run loads its own: before them, so that both do."""
+    from backfill_pipeline.reporting import drawing
+
+    drawing.begin()
 
 
 __all__ = ["ExitCode", "app"]

@@ -15,6 +15,8 @@ from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.ledger import figures, rejects
 from backfill_pipeline.ledger.figures import Scope
 from backfill_pipeline.orchestration.metadata import Metadata, pictures, table, totals_metadata
+from backfill_pipeline.reporting import drawing
+from backfill_pipeline.reporting.drawing import Drawing
 from backfill_pipeline.reporting.plots import daily_plot, rejects_plot, throughput_plot
 from backfill_pipeline.stages.reconcile import ReconciliationReport, currency_rows, equation
 from backfill_pipeline.stages.stated import StatedReport, step_rows
@@ -71,17 +73,18 @@ def posted_as_a_whole(
     try:
         with places.connect(definition.id) as connection:
             times = figures.batch_figures(connection, scope)
-            points = figures.throughput(connection, scope)
+            points = figures.throughput(connection, scope) if drawing.is_wanted() else []
             days = figures.daily_volume(connection, scope)
             codes: dict[str, int] = {}
             for registration_id in registration_ids:
                 for code, count in rejects.count_by_code(connection, registration_id).items():
                     codes[code] = codes.get(code, 0) + count
-        plots = {
-            "throughput_plot": throughput_plot(points),
-            "daily_plot": daily_plot(days),
-            "rejects_plot": rejects_plot(codes),
+        drawings = {
+            "throughput_plot": Drawing(throughput_plot, points),
+            "daily_plot": Drawing(daily_plot, days),
+            "rejects_plot": Drawing(rejects_plot, codes),
         }
+        plots = drawing.draw(drawings) if drawing.is_wanted() else {}
     except Exception as error:  # a picture is not worth a verdict
         log(f"the figures of {definition.id} could not be had, the outcome is without them: {error}")
         return {"figures": f"could not be had: {error}"}

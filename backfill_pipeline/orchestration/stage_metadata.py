@@ -8,7 +8,8 @@ Does not: the whole source (`reconciliation_metadata.py`), drawing (`reporting/p
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Final
 
 from backfill_pipeline.ledger import figures
@@ -17,7 +18,9 @@ from backfill_pipeline.ledger.connection import Connection
 from backfill_pipeline.ledger.figures import Scope
 from backfill_pipeline.ledger.rejects import Reject, Rejected, rejected_by
 from backfill_pipeline.orchestration.metadata import TABLE_ROWS, Metadata, pictures, table, totals_metadata
-from backfill_pipeline.reporting.plots import daily_plot, rejects_plot, throughput_plot
+from backfill_pipeline.reporting import drawing
+from backfill_pipeline.reporting.drawing import Drawing
+from backfill_pipeline.reporting.plots import Plot, daily_plot, rejects_plot, throughput_plot
 from backfill_pipeline.stages.prepare import StageReport
 from backfill_pipeline.stages.volumes import totals
 from backfill_pipeline.stages.work import Log
@@ -84,11 +87,14 @@ class StageFigures:
     partition_ids: dict[str, int]
     log: Log
     _connection: Connection | None = None
-    _drawn: int = 0
     _standing: int = 0
+    _painting: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="pictures")
+    )
+    _drawn: dict[str, Future[dict[str, Plot | None]]] = field(default_factory=dict)
 
     def metadata(self, key: str, report: StageReport, *, last: bool) -> Metadata:
-        """All that there is to show of a stage of a partition.
+        """All that there is to show of a stage of a partition, but for its pictures, which `drawn` has.
 
         Args:
             key: of the partition.
@@ -99,7 +105,7 @@ class StageFigures:
         try:
             return {**told, **self._asked(key, report, last=last)}
         except Exception as error:  # the entries are posted: that they cannot be drawn is no failure
-            self.close()
+            self._disconnect()
             self.log(f"partition {key}: its figures could not be had: {error}")
             return {**told, "figures": f"could not be had: {error}"}
 
@@ -117,7 +123,7 @@ class StageFigures:
             )
             posted = figures.currency_totals(self._ledger(), Scope([self.registration_id], [key]))
         except Exception as error:  # as above: nothing is wrong with what was posted
-            self.close()
+            self._disconnect()
             self.log(f"partition {key}: its figures could not be had: {error}")
             return {"figures": f"could not be had: {error}"}
         return {
@@ -126,8 +132,23 @@ class StageFigures:
             **reject_tables(found),
         }
 
+    def drawn(self) -> dict[str, Metadata]:
+        """Pictures of partitions that were posted, by key; waits for those that are not ready."""
+        found: dict[str, Metadata] = {}
+        for key, drawing_of in self._drawn.items():
+            try:
+                found[key] = pictures(drawing_of.result())
+            except Exception as error:  # as above
+                self.log(f"partition {key}: its figures could not be had: {error}")
+                found[key] = {"figures": f"could not be had: {error}"}
+        return found
+
     def close(self) -> None:
         """Closes the connection."""
+        self._painting.shutdown(wait=False, cancel_futures=True)
+        self._disconnect()
+
+    def _disconnect(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -145,7 +166,7 @@ class StageFigures:
         if not posting:
             return metadata
         scope = Scope([self.registration_id], [key])
-        drawn = last or self._drawn < PARTITIONS_DRAWN
+        drawn = drawing.is_wanted() and (last or len(self._drawn) < PARTITIONS_DRAWN)
         days = None if report.days is None else list(report.days)
         if days is None and drawn:
             days = figures.daily_volume(self._ledger(), scope)
@@ -159,13 +180,13 @@ class StageFigures:
             }
         if not drawn:
             return metadata
-        self._drawn += 1
-        plots = {
-            "throughput_plot": throughput_plot(figures.throughput(self._ledger(), scope)),
-            "daily_plot": daily_plot(days or []),
-            "rejects_plot": rejects_plot(found.counts),
+        drawings = {
+            "throughput_plot": Drawing(throughput_plot, figures.throughput(self._ledger(), scope)),
+            "daily_plot": Drawing(daily_plot, days or []),
+            "rejects_plot": Drawing(rejects_plot, found.counts),
         }
-        return {**metadata, **pictures(plots)}
+        self._drawn[key] = self._painting.submit(drawing.draw, drawings)
+        return metadata
 
     def _ledger(self) -> Connection:
         if self._connection is None:

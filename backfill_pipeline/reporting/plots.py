@@ -27,11 +27,20 @@ MUTED: Final = "#7b8794"
 GRID: Final = "#e4e7eb"
 # Told apart also by those who do not see all colours (Okabe and Ito), and in grey.
 SERIES: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-_SIZE_INCHES: Final = (5.6, 1.9)
+_WIDTH_INCHES: Final = 5.6
+_PANEL_INCHES: Final = 1.9
+_CURRENCY_INCHES: Final = 1.0
+# Room around a panel: for numbers, a title, and the names of days. Set and not found out: looking for it takes
+# matplotlib twice as long as drawing.
+_LEFT_INCHES: Final = 0.62
+_RIGHT_INCHES: Final = 0.08
+_TITLE_INCHES: Final = 0.24
+_BELOW_INCHES: Final = 0.2
 _DPI: Final = 110
 _COLORS: Final = 64
 _CODES_SHOWN: Final = 10
-_CURRENCIES_SHOWN: Final = len(SERIES)
+_LETTER_INCHES: Final = 0.062  # of a label, the widest ones and the narrowest together
+_CURRENCIES_SHOWN: Final = 4
 # So few days have their names below them; more would not fit, and single ones would be given as hours.
 _DAYS_NAMED: Final = 5
 
@@ -73,7 +82,7 @@ def throughput_plot(points: Sequence[ThroughputPoint], *, kind: Literal["png", "
     ends: list[int] = []
     for point in points:
         ends.append(point.batches + (ends[-1] if ends else 0))
-    with _drawing("entries per second, batch after batch") as (figure, axes):
+    with _panels(["entries per second, batch after batch"], [_PANEL_INCHES]) as (figure, [axes]):
         axes.step([0, *ends], [rates[0], *rates], color=SERIES[0], linewidth=1.4)
         axes.fill_between(
             [0, *ends], [rates[0], *rates], step="pre", color=SERIES[0], alpha=0.12, linewidth=0
@@ -95,7 +104,9 @@ def daily_plot(
     kind: Literal["png", "svg"] = "png",
     period: Literal["day", "month"] = "day",
 ) -> Plot | None:
-    """Entries per day as bars, and amounts per day and currency as lines below; None without entries.
+    """Entries per day as bars, and below them the amounts of each currency on a scale of its own; None without entries.
+
+    Currencies with the most entries have a place; the others are counted in the text.
 
     Args:
         days: of entries.
@@ -111,44 +122,42 @@ def daily_plot(
         amounts.setdefault(one.currency_code, []).append(one)
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, datestr2num
 
-    with _drawing(f"entries per {period}", height=2) as (figure, axes):
+    shown = sorted(amounts, key=lambda code: (-sum(one.entries for one in amounts[code]), code))[
+        :_CURRENCIES_SHOWN
+    ]
+    heights = [_PANEL_INCHES, *(_CURRENCY_INCHES for _ in shown)]
+    with _panels(
+        [f"entries per {period}", *(f"amount per {period} in {code}" for code in shown)], heights
+    ) as (
+        figure,
+        [axes, *below],
+    ):
         places = [datestr2num(day) for day in entries]
         axes.bar(places, list(entries.values()), color=SERIES[0], width=_bar_width(places, period))
         _plain_numbers(axes)
-        below = figure.add_subplot(2, 1, 2, sharex=axes)
-        _style(below, f"amount per {period}")
-        shown = sorted(amounts, key=lambda code: -sum(one.entries for one in amounts[code]))[
-            :_CURRENCIES_SHOWN
-        ]
-        for code, color in zip(shown, SERIES, strict=False):
+        # Each currency has its own scale: on a common one, a hundred yen to the dollar leave nothing of the dollars.
+        for code, color, panel in zip(shown, SERIES[1:], below, strict=False):
             line = [datestr2num(one.day.isoformat()) for one in amounts[code]]
-            below.plot(
+            panel.plot(
                 line,
                 [float(one.amount) for one in amounts[code]],  # a place in a picture, not money
                 color=color,
                 linewidth=1.2,
                 marker="o" if len(line) <= 31 else None,
                 markersize=2.5,
-                label=code,
             )
-        below.legend(
-            loc="lower right",
-            bbox_to_anchor=(1, 0.97),
-            fontsize=7,
-            frameon=False,
-            ncols=len(shown),
-            borderpad=0,
-        )
-        below.set_ylim(bottom=0)
-        _short_numbers(below)
+            panel.set_ylim(bottom=0)
+            _short_numbers(panel)
+        lowest = below[-1]
         if len(places) <= _DAYS_NAMED:
-            below.set_xlim(min(places) - 1, max(places) + 1)
-            below.set_xticks(places, list(entries))
+            lowest.set_xlim(min(places) - 1, max(places) + 1)
+            lowest.set_xticks(places, list(entries))
         else:
             locator = AutoDateLocator(minticks=2, maxticks=8)
-            below.xaxis.set_major_locator(locator)
-            below.xaxis.set_major_formatter(ConciseDateFormatter(locator))
-        axes.tick_params(labelbottom=False)
+            lowest.xaxis.set_major_locator(locator)
+            lowest.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+        for panel in (axes, *below[:-1]):
+            panel.tick_params(labelbottom=False)
         busiest = max(entries, key=lambda day: entries[day])
         left_out = len(amounts) - len(shown)
         text = (
@@ -164,7 +173,12 @@ def rejects_plot(counts: Mapping[str, int], *, kind: Literal["png", "svg"] = "pn
     if not counts:
         return None
     shown = sorted(counts.items(), key=lambda one: (-one[1], one[0]))[:_CODES_SHOWN]
-    with _drawing("rejected rows by code", height=max(0.6, 0.14 * len(shown) + 0.3)) as (figure, axes):
+    longest = max(len(code) for code, _ in shown)
+    with _panels(
+        ["rejected rows by code"],
+        [0.5 + 0.24 * len(shown)],
+        left=min(_LETTER_INCHES * longest + 0.12, _WIDTH_INCHES / 2),
+    ) as (figure, [axes]):
         bars = axes.barh(
             [code for code, _ in shown], [count for _, count in shown], color=SERIES[1], height=0.62
         )
@@ -184,24 +198,41 @@ def rejects_plot(counts: Mapping[str, int], *, kind: Literal["png", "svg"] = "pn
 
 
 @contextmanager
-def _drawing(title: str, *, height: float = 1) -> Iterator[tuple[Figure, Axes]]:
-    """A figure with one set of axes; with a height of 2, there is room for another below it."""
+def _panels(
+    titles: Sequence[str], heights: Sequence[float], *, left: float = _LEFT_INCHES
+) -> Iterator[tuple[Figure, list[Axes]]]:
+    """A figure with panels below each other, which share the axis below the lowest one.
+
+    Args:
+        titles: one above each panel.
+        heights: of the panels with their titles, in inches.
+        left: room for what is written there, in inches.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    width, one = _SIZE_INCHES
     # Text stays text in an SVG: it can be read out, searched, and takes the page's own colour.
     with mpl.rc_context(
         {"svg.fonttype": "none", "svg.hashsalt": "plots", "font.family": ["DejaVu Sans", "sans-serif"]}
     ):
-        figure = Figure(figsize=(width, one * height), dpi=_DPI, layout="constrained")
-        axes = figure.add_subplot(2 if height == 2 else 1, 1, 1)
-        _style(axes, title)
-        yield figure, axes
+        whole = sum(heights) + _BELOW_INCHES
+        figure = Figure(figsize=(_WIDTH_INCHES, whole), dpi=_DPI)
+        panels: list[Axes] = []
+        top = whole
+        for title, height in zip(titles, heights, strict=True):
+            top -= height
+            place = (left, top, _WIDTH_INCHES - left - _RIGHT_INCHES, height - _TITLE_INCHES)
+            scale = (_WIDTH_INCHES, whole, _WIDTH_INCHES, whole)
+            x, y, wide, high = (inches / size for inches, size in zip(place, scale, strict=True))
+            axes = figure.add_axes((x, y, wide, high), sharex=panels[0] if panels else None)
+            _style(axes, title)
+            panels.append(axes)
+        yield figure, panels
 
 
 def _style(axes: Axes, title: str) -> None:
-    axes.set_title(title, loc="left", fontsize=8, color=INK)
+    # Where it is, is said: else all labels are measured, so that it is above them.
+    axes.set_title(title, loc="left", fontsize=8, color=INK, y=1)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(MUTED)

@@ -82,6 +82,7 @@ class Backfill:
     def environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if name not in _SETTINGS}
         own = {"BACKFILL_HOME": str(self.home), "COLUMNS": "200", "PYTHONPATH": str(CHECKOUT)}
+        own["BACKFILL_PLOTS"] = "off"  # another process that loads matplotlib, hundreds of times, for nobody
         if self.url is not None:
             own["LEDGER_DATABASE_URL"] = self.url
         if self.sources_dir is not None:

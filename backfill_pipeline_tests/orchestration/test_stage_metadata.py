@@ -126,6 +126,30 @@ def test_pictures_are_drawn_of_the_first_partitions_and_the_last_and_of_the_whol
     assert [whole[name].value for name in ("read", "posted", "rejected")] == [71, 70, 1]
 
 
+def test_without_pictures_the_figures_are_the_same(
+    world: World, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BACKFILL_PLOTS", "off")
+    monkeypatch.setattr(stage_metadata.drawing, "draw", lambda *_: pytest.fail("pictures were drawn"))
+    world.write("s", [entry(21, amount="x"), *entries(20)], config={"batch_size": "5"}, max_error_rate="1")
+    backfill(world, instance)
+    for asset, key in (("posted", "0001"), ("reconciliation", "")):
+        metadata = shown(instance, asset)[key]
+        assert not PLOTS & metadata.keys()
+        assert metadata["entries/USD"].value > 0
+        assert "figures" not in metadata
+
+
+def test_a_failed_run_shows_pictures_of_what_it_posted(world: World, instance: dg.DagsterInstance) -> None:
+    bad = [entry(n, amount="x") for n in range(91, 101)]
+    world.write("s", [*entries(10), *bad], partition_rows="10", max_error_rate="0")
+    backfill(world, instance)
+    posted = shown(instance, "posted")
+    assert list(posted) == ["0001"]
+    assert is_picture(posted["0001"]["daily_plot"])
+    assert posted["0001"]["entries/USD"].value == 10
+
+
 def test_a_partition_that_is_taken_up_shows_all_of_its_entries(
     world: World, instance: dg.DagsterInstance
 ) -> None:

@@ -53,7 +53,7 @@ def test_throughput_says_how_slow_and_how_fast_it_was() -> None:
     assert throughput_plot(points(1000)) is None
 
 
-def test_days_of_several_currencies_have_a_line_each() -> None:
+def test_days_of_several_currencies_have_a_scale_each() -> None:
     plot = daily_plot(volumes(40, "EUR", "USD"))
     assert plot is not None
     assert plot.text == (
@@ -61,8 +61,20 @@ def test_days_of_several_currencies_have_a_line_each() -> None:
     )
     drawn = daily_plot(volumes(40, "EUR", "USD"), kind="svg")
     assert drawn is not None
-    assert {"EUR", "USD"} <= set(labels(drawn))
+    assert {"amount per day in EUR", "amount per day in USD"} <= set(labels(drawn))
     assert daily_plot([]) is None
+
+
+def test_a_currency_of_large_amounts_hides_no_other() -> None:
+    days = [
+        DayVolume(date(2024, 1, 1) + timedelta(n), code, 6 - rank, Decimal(10) ** (3 * rank) * (1 + n % 3))
+        for n in range(60)
+        for rank, code in enumerate(("KWD", "USD", "INR", "JPY", "IDR", "VND"))
+    ]
+    plot = daily_plot(days)
+    assert plot is not None
+    assert all(colored_columns(plot, color) > 300 for color in SERIES[:5])
+    assert plot.text.endswith("Amounts in KWD, USD, INR, JPY and 2 more.")
 
 
 def test_bars_of_years_of_days_can_be_seen() -> None:

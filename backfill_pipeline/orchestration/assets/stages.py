@@ -8,8 +8,7 @@ Belongs here: Dagster's events around `stages/runner.py`.
 Does not: the stages.
 """
 
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 
@@ -25,7 +24,7 @@ from backfill_pipeline.orchestration.metadata import Metadata
 from backfill_pipeline.orchestration.partitions import source_partitions
 from backfill_pipeline.orchestration.resources import LedgerResource
 from backfill_pipeline.orchestration.stage_metadata import StageFigures
-from backfill_pipeline.reporting import plots
+from backfill_pipeline.reporting import drawing
 from backfill_pipeline.stages.config import effective_config
 from backfill_pipeline.stages.prepare import STAGES, StageName
 from backfill_pipeline.stages.runner import PartitionReport, PartitionRunner, describe
@@ -89,7 +88,7 @@ def stage_assets(definition: SourceDefinition) -> dg.AssetsDefinition:
             failed: list[PartitionReport] = []
             shown: list[tuple[StageName, str, Metadata]] = []
             if "posted" in selected:
-                threading.Thread(target=plots.load, name="plots", daemon=True).start()
+                drawing.begin()
             figures = StageFigures(
                 work.connect,
                 work.registration.id,
@@ -103,7 +102,16 @@ def stage_assets(definition: SourceDefinition) -> dg.AssetsDefinition:
                 if report.error is not None:
                     failed.append(report)
                     context.log.error(f"partition {report.key}: {describe(report.error)}")
+            drawn = figures.drawn()
+            # What is told again is what the UI shows of a partition: with its pictures, which were being drawn.
+            shown = [
+                (stage, key, {**metadata, **drawn.get(key, {})} if stage == STAGES[-1] else metadata)
+                for stage, key, metadata in shown
+            ]
         if failed:
+            for stage, key, metadata in shown:
+                if stage == STAGES[-1] and key in drawn:
+                    context.log_event(dg.AssetMaterialization(keys[stage], partition=key, metadata=metadata))
             report_checks(context.instance, ledger.places.ledger_url, definition)
             raise dg.Failure(
                 description=failure_text(definition.id, failed, len(context.partition_keys)),
@@ -112,7 +120,7 @@ def stage_assets(definition: SourceDefinition) -> dg.AssetsDefinition:
             )
         # What comes after waits for a result of its own, besides the materializations of the partitions. Dagster makes
         # it one more event for each, which would hide what the first one tells.
-        for stage, key, metadata in _most_wanted(shown):
+        for stage, key, metadata in _most_wanted(shown, drawn):
             context.add_asset_metadata(metadata, keys[stage], key)
         for stage in selected:
             yield dg.MaterializeResult(asset_key=keys[stage])
@@ -146,15 +154,17 @@ def _log_materializations(
 
 
 def _most_wanted(
-    shown: Sequence[tuple[StageName, str, Metadata]],
+    shown: Sequence[tuple[StageName, str, Metadata]], drawn: Collection[str]
 ) -> Sequence[tuple[StageName, str, Metadata]]:
-    """What is told again at the end of a run: everything, or of long runs what was posted last.
+    """What is told again at the end of a run: everything, or of long runs what was drawn and what was posted last.
 
     Dagster lists all partitions for each: the other ones have it in their history of events.
     """
     if len(shown) <= _TOLD_AGAIN_MAX:
         return shown
-    return [one for one in shown if one[0] == STAGES[-1]][-_TOLD_AGAIN_MAX:]
+    posted = [one for one in shown if one[0] == STAGES[-1]]
+    before, last = posted[:-_TOLD_AGAIN_MAX], posted[-_TOLD_AGAIN_MAX:]
+    return [*(one for one in before if one[1] in drawn), *last]
 
 
 def failure_text(source_id: str, failed: list[PartitionReport], tried: int) -> str:
