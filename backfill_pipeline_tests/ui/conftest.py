@@ -101,7 +101,9 @@ def operator() -> Iterator[Operator]:
         world = World("", folder)
         _write_sources(world)
         bank.write_scb(scb={"nightly": {"cron": f"{night.minute} {night.hour} * * *"}}, max_error_rate="0")
-        command = Backfill(folder / "home", None, folder / "sources", extra=dict(bank.environment))
+        command = Backfill(
+            folder / "home", None, folder / "sources", extra={**bank.environment, "BACKFILL_PLOTS": "on"}
+        )
         with _up(command) as url:
             world.url = command.ledger_url
             yield Operator(url, command, world, (first_day, first_day + timedelta(days=1)), night)
