@@ -59,6 +59,7 @@ def scratch() -> Iterator[Path]:
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_small_run_measures_the_promises(scratch: Path, tmp_path: Path) -> None:
     assert len(_judged(10_000, scratch, tmp_path / "results.json")) == 8
     assert list(scratch.iterdir()) == []

@@ -97,7 +97,9 @@ class Terminal:
 
 @contextmanager
 def watching(backfill: Backfill, columns: int = 100, rows: int = 30) -> Iterator[Terminal]:
-    environment = {name: value for name, value in backfill.environment.items() if name != "COLUMNS"}
+    environment = {
+        name: value for name, value in backfill.environment.items() if name not in ("COLUMNS", "LINES")
+    }
     command = [sys.executable, "-m", MODULE, "status", "--watch", "--interval", "0.5"]
     terminal = Terminal(command, environment, columns, rows)
     try:
@@ -175,6 +177,7 @@ def test_a_run_is_watched_while_the_terminal_changes_and_the_ledger_goes_away(
         assert_left_clean(terminal)
 
 
+@pytest.mark.slow
 def test_a_server_that_hangs_holds_up_neither_the_screen_nor_its_end(backfill: Backfill) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))

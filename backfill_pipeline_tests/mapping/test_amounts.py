@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from backfill_pipeline.definition.numbers import NumberRule
@@ -21,7 +21,8 @@ def parse(texts: list[str | None], **rule: str | None) -> tuple[Numbers, list[st
     return numbers, errors.columns(len(texts))[0].to_pylist()
 
 
-PLAIN = re.compile(r"[+-]?[0-9]{1,20}(\.[0-9]{1,18})?")
+# Zeros behind the eighteenth decimal are no loss.
+PLAIN = re.compile(r"[+-]?[0-9]{1,20}(\.[0-9]{1,18}0*)?")
 
 
 @settings(max_examples=400, deadline=None)
@@ -35,6 +36,7 @@ PLAIN = re.compile(r"[+-]?[0-9]{1,20}(\.[0-9]{1,18})?")
         max_size=20,
     )
 )
+@example(["0." + "0" * 19, "12." + "0" * 25, "0." + "0" * 18 + "1"])
 def test_amounts_equal_those_of_decimal_and_everything_else_is_an_error(texts: list[str | None]) -> None:
     numbers, codes = parse(texts)
     for text, value, scale, code in zip(
@@ -43,7 +45,7 @@ def test_amounts_equal_those_of_decimal_and_everything_else_is_an_error(texts: l
         if text and PLAIN.fullmatch(text):
             assert code is None
             assert value == Decimal(text)
-            assert scale == -int(Decimal(text).as_tuple().exponent)
+            assert scale == min(18, -int(Decimal(text).as_tuple().exponent))
         else:
             assert value is None
             assert scale is None

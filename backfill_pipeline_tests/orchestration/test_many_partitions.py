@@ -84,6 +84,15 @@ def test_a_partition_costs_the_same_however_many_there_are(
         # the reconciliation.
         assert sizes[0] <= DRAWN_BYTES_MAX
         assert sum(size > BYTES_MAX for size in sizes) <= 2 * (PARTITIONS_DRAWN + 1) + 3
+        newest: dict[str | None, set[str]] = {}
+        for record in instance.fetch_materializations(
+            dg.AssetKey([source, "posted"]), limit=5 * MANY
+        ).records:
+            told = record.asset_materialization
+            assert told is not None
+            newest.setdefault(told.partition, set(told.metadata))
+        assert len(newest) == partitions
+        assert all({"rows_in", "posted", "totals"} <= told for told in newest.values()), "what the UI shows"
         with counted_statements() as statements:
             for stage in STAGES:
                 assert partition_states(instance, dg.AssetKey([source, stage])) == dict.fromkeys(
