@@ -24,6 +24,7 @@ from backfill_pipeline.cli.exit_codes import ExitCode
 from backfill_pipeline.cli.output import console, remarks
 from backfill_pipeline.cli.session import Session, open_session, set_dagster_environment
 from backfill_pipeline.errors import TerminalError, UsageError
+from backfill_pipeline.local.ui_processes import end_processes, left_processes
 from backfill_pipeline.settings import checkout_dir
 
 _READY_TIMEOUT_S = 120
@@ -35,12 +36,24 @@ def start_ui(host: str, port: int | None) -> ExitCode:
     """Runs until Ctrl-C, SIGTERM, or the end of one of the two processes (exit code 1)."""
     with open_session() as session, _only_one(session):
         set_dagster_environment(session)
-        # Nothing of Dagster runs on this home yet, so whatever looks as if it did is a leftover of a crash.
+        _end_left_processes(session)
+        # Nothing of Dagster runs on this home now, so whatever looks as if it did is a leftover of a crash.
         for run_id in _sweep():
             remarks.print(f"run {run_id[:8]} was left over by a crash and is marked as failed")
         port = _free_port(host) if port is None else port
         with _interruptible():
             return _serve(host, port, session)
+
+
+def _end_left_processes(session: Session) -> None:
+    """Ends the UI and daemon of an `up` that was killed: two daemons would both launch what is queued."""
+    left = left_processes(session.settings.dagster_dir)
+    if left:
+        numbers = ", ".join(str(process.pid) for process in left)
+        remarks.print(
+            f"an earlier backfill up was killed, and what it started still ran ({numbers}): ending it"
+        )
+        end_processes(left)
 
 
 def _sweep() -> list[str]:

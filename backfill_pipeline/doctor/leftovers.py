@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
-import psutil
 import psycopg
 from psycopg.rows import TupleRow
 
@@ -19,6 +18,7 @@ from backfill_pipeline.doctor.finding import Finding, Look, looked_in_time, not_
 from backfill_pipeline.doctor.reach import lock_holders
 from backfill_pipeline.doctor.server import TIMEOUT_S, unreached
 from backfill_pipeline.local.endpoint import describe_url
+from backfill_pipeline.local.ui_processes import left_processes
 from backfill_pipeline.orchestration.leftovers import has_records, runs_left, slots_left
 from backfill_pipeline.settings import Settings
 from backfill_pipeline.wording import counted
@@ -27,7 +27,6 @@ _RECORDS: Final = "Dagster's records"
 _UP: Final = "backfill up"
 _CONNECT_TIMEOUT_S: Final = 5
 _RUN_ID_SHOWN: Final = 8
-_OURS: Final = ("dagster_webserver", "backfill_pipeline.cli.daemon", "dagster._daemon")
 
 
 def check_up(settings: Settings) -> Finding:
@@ -37,13 +36,13 @@ def check_up(settings: Settings) -> Finding:
         return not_looked("UI", "this system does not say who holds a lock")
     if holders:
         return ok("UI", f"backfill up runs (process {holders[0]})")
-    orphans = _orphaned_processes(settings)
+    orphans = [process.pid for process in left_processes(settings.dagster_dir)]
     if orphans:
         numbers = " ".join(map(str, orphans))
         return warning(
             "UI",
             f"backfill up is gone, and {counted(len(orphans), 'process', 'processes')} of it still run{_s(orphans)}"
-            f" ({numbers}): a second daemon would launch what is queued twice",
+            f" ({numbers}): they go on launching what is due, until the next backfill up ends them",
             f"kill {numbers}",
         )
     return ok("UI", "backfill up does not run")
@@ -51,17 +50,6 @@ def check_up(settings: Settings) -> Finding:
 
 def _s(orphans: list[int]) -> str:
     return "s" if len(orphans) == 1 else ""
-
-
-def _orphaned_processes(settings: Settings) -> list[int]:
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error, OSError):  # it ended just now, or is somebody else's
-            if not any(part in word for word in process.cmdline() for part in _OURS):
-                continue
-            if process.environ().get("DAGSTER_HOME") == str(settings.dagster_dir):
-                found.append(process.pid)
-    return sorted(found)
 
 
 @dataclass(slots=True)

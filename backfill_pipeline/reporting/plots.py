@@ -40,6 +40,7 @@ _DPI: Final = 110
 _COLORS: Final = 64
 _CODES_SHOWN: Final = 10
 _LETTER_INCHES: Final = 0.062  # of a label, the widest ones and the narrowest together
+_DAYS_WITH_GAPS: Final = 62
 _CURRENCIES_SHOWN: Final = 4
 # So few days have their names below them; more would not fit, and single ones would be given as hours.
 _DAYS_NAMED: Final = 5
@@ -133,7 +134,9 @@ def daily_plot(
         [axes, *below],
     ):
         places = [datestr2num(day) for day in entries]
-        axes.bar(places, list(entries.values()), color=SERIES[0], width=_bar_width(places, period))
+        width = _bar_width(places, period)
+        # A pixel that two bars share would be lighter, as a gap is.
+        axes.bar(places, list(entries.values()), color=SERIES[0], width=width, antialiased=width < 1)
         _plain_numbers(axes)
         # Each currency has its own scale: on a common one, a hundred yen to the dollar leave nothing of the dollars.
         for code, color, panel in zip(shown, SERIES[1:], below, strict=False):
@@ -263,8 +266,15 @@ def _short_numbers(axes: Axes) -> None:
 
 
 def _bar_width(places: Sequence[float], period: Literal["day", "month"]) -> float:
-    """In days; years of days would otherwise be thinner than a point and vanish."""
-    return 20 if period == "month" else max(0.8, (max(places) - min(places)) / 400)
+    """In days; years of days would otherwise be thinner than a point and vanish.
+
+    Bars of a few pixels touch: gaps narrower than a pixel are drawn for some days and not for others, as if those had
+    no entries.
+    """
+    days = max(places) - min(places)
+    if period == "month":
+        return 20
+    return 0.8 if days < _DAYS_WITH_GAPS else max(1.02, days / 400)  # of 1, some edges come apart
 
 
 def _finished(figure: Figure, title: str, text: str, kind: Literal["png", "svg"]) -> Plot:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -63,6 +66,51 @@ def test_the_next_up_marks_runs_that_a_crash_left_over_frees_their_slots_and_car
             assert dagster.execute("SELECT run_id FROM concurrency_slots").fetchall() == [(None,)]
     assert backfill.query("SELECT verdict FROM backfill_reconciliations") == [("match",)]
     assert backfill.query("SELECT sum(duplicates)::int FROM backfill_batches") == [(0,)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_next_up_ends_the_ui_and_daemon_of_one_that_was_killed_alone(
+    backfill: Backfill, world: World
+) -> None:
+    world.write("s", entries(10))
+    with backfill.started("up") as up:
+        _wait_until_ready(up)
+        family = psutil.Process(up.pid).children(recursive=True)
+        up.kill()
+        up.wait(30)
+    try:
+        heads = [one for one in family if _runs(one) and _is_head(one)]
+        assert len(heads) == 2
+        told = _told_of_the_ui(backfill)
+        assert told["outcome"] == "warning"
+        assert all(str(one.pid) in told["remedy"] for one in heads)
+        with backfill.started("up") as second, stopped(second):
+            _wait_until_ready(second)
+            assert not [one for one in family if _runs(one)]
+            assert _told_of_the_ui(backfill)["outcome"] == "ok"
+    finally:
+        for one in family:
+            with suppress(psutil.Error):
+                one.kill()
+
+
+def _told_of_the_ui(backfill: Backfill) -> dict[str, str]:
+    checks = json.loads(backfill("doctor", "--json").stdout)["checks"]
+    return next(one for one in checks if one["name"] == "UI")
+
+
+def _wait_until_ready(up: subprocess.Popen[str]) -> None:
+    assert up.stdout is not None
+    assert "Dagster UI" in up.stdout.readline()
+
+
+def _runs(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def _is_head(process: psutil.Process) -> bool:
+    return bool({"dagster_webserver", "backfill_pipeline.cli.daemon"} & set(process.cmdline()))
 
 
 def _posted(url: str) -> int:

@@ -5,6 +5,7 @@ import re
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
+import pytest
 from PIL import Image
 
 from backfill_pipeline.ledger.figures import DayVolume, ThroughputPoint
@@ -25,12 +26,12 @@ def volumes(days: int, *currencies: str) -> list[DayVolume]:
     ]
 
 
-def colored_columns(plot: Plot, color: str) -> int:
-    """In how many columns of pixels a colour can be seen."""
+def colored_columns(plot: Plot, color: str) -> list[int]:
+    """In which columns of pixels a colour can be seen."""
     picture = Image.open(io.BytesIO(plot.image)).convert("RGB")
     wanted = tuple(int(color[n : n + 2], 16) for n in (1, 3, 5))
     pixels = picture.load()
-    near = [
+    return [
         x
         for x in range(picture.width)
         if any(
@@ -38,7 +39,6 @@ def colored_columns(plot: Plot, color: str) -> int:
             for y in range(picture.height)
         )
     ]
-    return len(near)
 
 
 def labels(plot: Plot) -> list[str]:
@@ -49,7 +49,7 @@ def test_throughput_says_how_slow_and_how_fast_it_was() -> None:
     plot = throughput_plot(points(1000, 4000, 2500))
     assert plot is not None
     assert plot.text == "Throughput over 6 batches: from 1,000 to 4,000 entries per second."
-    assert colored_columns(plot, SERIES[0]) > 300  # from left to right
+    assert len(colored_columns(plot, SERIES[0])) > 300  # from left to right
     assert throughput_plot(points(1000)) is None
 
 
@@ -73,7 +73,7 @@ def test_a_currency_of_large_amounts_hides_no_other() -> None:
     ]
     plot = daily_plot(days)
     assert plot is not None
-    assert all(colored_columns(plot, color) > 300 for color in SERIES[:5])
+    assert all(len(colored_columns(plot, color)) > 300 for color in SERIES[:5])
     assert plot.text.endswith("Amounts in KWD, USD, INR, JPY and 2 more.")
 
 
@@ -81,7 +81,17 @@ def test_bars_of_years_of_days_can_be_seen() -> None:
     [first, last] = volumes(1, "EUR")[0], DayVolume(date(2044, 1, 1), "EUR", 1, Decimal(1))
     plot = daily_plot([first, last])
     assert plot is not None
-    assert colored_columns(plot, SERIES[0]) >= 2
+    assert len(colored_columns(plot, SERIES[0])) >= 2
+
+
+@pytest.mark.parametrize("days", [63, 100, 200, 365, 366, 731, 1096])
+def test_days_that_all_have_entries_leave_no_gap(days: int) -> None:
+    plot = daily_plot(
+        [DayVolume(date(2024, 1, 1) + timedelta(n), "EUR", 12, Decimal(1)) for n in range(days)]
+    )
+    assert plot is not None
+    columns = colored_columns(plot, SERIES[0])
+    assert columns == list(range(columns[0], columns[-1] + 1))
 
 
 def test_rejects_are_ordered_and_what_is_left_out_is_counted() -> None:

@@ -3,13 +3,14 @@
 Belongs here: every role and text of Dagster 1.13 that the tests rest on; nothing here knows a class name of its CSS.
 Does not: what must be seen (the tests).
 
-Nothing sleeps: each step waits for what it needs to see. Dagster's own clock is slow (its daemon looks around every few
+Each step waits for what it needs to see. Dagster's own clock is slow (its daemon looks around every few
 seconds, and so do its pages), hence the long timeout of what a daemon does.
 """
 
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ DAEMON_MS = 150_000
 PAGE_MS = 60_000
 """For what a page shows after it was opened, on a busy machine."""
 _AGAIN_MS = 4_000
+_SELECTED_MS = 500
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class DagsterUi:
 
     def screenshot(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.page.screenshot(path=path)
+        self.page.screenshot(path=path, animations="disabled")
 
     # --- launching ----------------------------------------------------------------------------------------------
 
@@ -77,9 +79,15 @@ class DagsterUi:
         self.open(f"/locations/ledger_backfill/jobs/{job}")
         self._click_materialize()
         dialog = self.page.get_by_role("dialog").filter(has_text="Partition selection")
-        dialog.get_by_role("button", name=which, exact=True).click()
         launch = dialog.get_by_role("button", name=re.compile("^Launch"))
-        expect(launch).to_be_enabled(timeout=PAGE_MS)
+        deadline = time.monotonic() + PAGE_MS / 1000
+        while True:
+            dialog.get_by_role("button", name=which, exact=True).click()
+            self.page.wait_for_timeout(_SELECTED_MS)
+            if launch.is_enabled():
+                break
+            # Dagster selects of what it knows at the click: nothing, until it has asked for all partitions.
+            assert time.monotonic() < deadline, f"{which} selects no partition of {job}"
         launch.click()
         self._follow_notice()
 
