@@ -45,7 +45,8 @@ from backfill_pipeline.orchestration.sensors import inbox_sensor
 from backfill_pipeline.settings import load_settings
 from backfill_pipeline.stages.prepare import STAGES
 
-# Where constraints are applied, their own check has just found the same.
+# Where a source's run applies constraints, their own check has just found the same. Who applies them by themselves
+# repairs them, and wants to see the red check turn green.
 _STILL_IN_FORCE = dg.AssetSelection.checks(dg.AssetCheckKey(CONSTRAINTS_KEY, STILL_IN_FORCE))
 
 
@@ -158,7 +159,7 @@ def _reconcile_job(source: SourceDefinition) -> dg.UnresolvedAssetJobDefinition:
 def _constraints_job() -> dg.UnresolvedAssetJobDefinition:
     return dg.define_asset_job(
         "apply_constraints",
-        selection=dg.AssetSelection.assets(CONSTRAINTS_KEY) - _STILL_IN_FORCE,
+        selection=dg.AssetSelection.assets(CONSTRAINTS_KEY),
         description="Applies the balance constraints to the whole ledger and probes them. While accounts offend,"
         " nothing is applied, and they are listed.",
     )

@@ -102,6 +102,7 @@ def test_a_ledger_that_is_not_right_fails_the_benchmark(
     assert list(scratch.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.e2e
 def test_a_command_that_finds_a_break_fails_its_contender(scratch: Path) -> None:
     export = generate(200, 20, 1, 0.0, scratch / "export", name="bench")
@@ -233,6 +234,7 @@ class TestPlans:
         assert "plain COPY" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.e2e
 @pytest.mark.parametrize(("step", "at_work"), [(POSTING, "*/postgres"), (RUN, "*/main/command/postgres")])
 def test_ctrl_c_leaves_no_server_and_no_directory(scratch: Path, step: str, at_work: str) -> None:

@@ -69,6 +69,7 @@ def test_from_check_to_a_second_run(backfill: Backfill, world: World, api: ApiSe
         assert not file.is_file() or SECRET.encode() not in file.read_bytes(), file
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_without_the_api(backfill: Backfill, world: World, api: ApiServer) -> None:
     path = write(world, api, entries(5_000), partition_rows="1000", config={"batch_size": "50"})
     backfill.extra.update(BANK_URL=api.url, BANK_TOKEN=SECRET)

@@ -10,6 +10,7 @@ from backfill_pipeline_tests.stages.world import World, entries
 pytestmark = pytest.mark.e2e
 
 
+@pytest.mark.slow
 def test_from_a_missing_entry_to_a_ledger_that_matches_again(backfill: Backfill, world: World) -> None:
     path = world.write("bank", entries(12), accounts={"A": "1000", "B": "1000"})
     assert backfill("run", path).code == 0

@@ -27,6 +27,7 @@ def counts(result: dict[str, object]) -> dict[str, object]:
     return {name: result[name] for name in COUNTS}
 
 
+@pytest.mark.slow
 def test_the_sample_is_planned_on_an_empty_database_then_run_then_planned_again(backfill: Backfill) -> None:
     backfill.sources_dir = None
     planned = backfill("plan", "sample", "--json")

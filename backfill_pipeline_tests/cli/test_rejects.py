@@ -32,6 +32,7 @@ def status(backfill: Backfill) -> dict[str, int]:
     return {name: source[name] for name in COUNTS}
 
 
+@pytest.mark.slow
 def test_rejects_of_the_sample_are_exported_repaired_and_replayed(backfill: Backfill, tmp_path: Path) -> None:
     backfill.sources_dir = None
     assert backfill("run", "sample").code == 3

@@ -117,6 +117,9 @@ def test_what_a_posted_source_is_told_of_and_what_somebody_did_to_it_since(
     assert str(found["constraints_still_in_force"].description).startswith("suspended: ")
     with connect(world.url) as connection:
         assert constraints.state(connection) == "suspended"  # looked at, and left as it was
+    assert shown(instance, "balance_constraints", "constraints_still_in_force")[0] == FAILED
+    assert defs.resolve_job_def("apply_constraints").execute_in_process(instance=instance).success
+    assert shown(instance, "balance_constraints", "constraints_still_in_force")[0] == SUCCEEDED
 
     monkeypatch.setenv("BACKFILL_ALERT_STALLED_AFTER_S", "7200")
     assert made(defs, instance)["not_stalled"].passed
