@@ -17,8 +17,8 @@ from backfill_pipeline.cli.output import console, print_json, remarks
 from backfill_pipeline.cli.session import Session, open_session
 from backfill_pipeline.cli.signals import stopped_by_signals
 from backfill_pipeline.cli.tables import plain_table, printable
-from backfill_pipeline.definition.catalogue import SUFFIXES
 from backfill_pipeline.definition.models import SourceDefinition
+from backfill_pipeline.definition.source_files import SUFFIXES
 from backfill_pipeline.errors import TransientError, UsageError
 from backfill_pipeline.ledger.banks import outbox
 

@@ -68,7 +68,7 @@ def _check_is_export(file: Path) -> None:
     Raises:
         UsageError: there is no file, or it is a source definition.
     """
-    from backfill_pipeline.definition.catalogue import SUFFIXES
+    from backfill_pipeline.definition.source_files import SUFFIXES
 
     if file.is_dir():
         raise UsageError(f"{file} is a directory: name one file of it")

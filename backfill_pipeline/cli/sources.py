@@ -229,7 +229,8 @@ def find_path(name: str) -> Path:
     Raises:
         UsageError: there is no such source.
     """
-    from backfill_pipeline.definition.catalogue import SUFFIXES, find_sources, no_such_source
+    from backfill_pipeline.definition.catalogue import find_sources, no_such_source
+    from backfill_pipeline.definition.source_files import SUFFIXES
 
     if "/" in name or name.endswith(SUFFIXES):
         return Path(name)

@@ -1,7 +1,7 @@
 """The catalogue: which sources there are.
 
-Belongs here: finding source files in the sources folder and among those registered by path.
-Does not: reading a single one (`load.py`).
+Belongs here: the sources of the sources folder and of files that were registered by path.
+Does not: reading a single one (`load.py`), finding their files (`source_files.py`).
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from pathlib import Path
 from backfill_pipeline.definition.load import load_definition
 from backfill_pipeline.definition.models import SourceDefinition
 from backfill_pipeline.definition.scb_days import day_definition
+from backfill_pipeline.definition.source_files import SUFFIXES, source_files
 from backfill_pipeline.errors import SourceDefinitionError, UsageError
-
-SUFFIXES = (".yaml", ".yml")
 
 _DAY = re.compile(r"(?P<source>.+)@(?P<day>\d{4}-\d{1,2}-\d{1,2})")
 
@@ -33,7 +32,7 @@ def find_sources(
     usable: dict[str, SourceDefinition] = {}
     broken: list[tuple[str, SourceDefinitionError]] = []
     # Links are followed first, so that errors name the user's own file.
-    for path in [*_files(sources_dir), *(path.resolve() for path in _files(registered_dir))]:
+    for path in [*source_files(sources_dir), *(path.resolve() for path in source_files(registered_dir))]:
         try:
             definition = load_definition(path)
         except SourceDefinitionError as error:
@@ -187,13 +186,6 @@ def register_path(
         linked.unlink(missing_ok=True)
         linked.symlink_to(path.resolve())
     return definition
-
-
-def _files(folder: Path) -> Iterable[Path]:
-    if not folder.is_dir():
-        return []
-    # A link whose file is gone is no source any more.
-    return sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.exists())
 
 
 def _safe_name(stem: str) -> str:
