@@ -7,7 +7,6 @@ Does not: what they run (`workspace.yaml`, `dagster.yaml`).
 from __future__ import annotations
 
 import fcntl
-import os
 import signal
 import socket
 import subprocess
@@ -24,11 +23,10 @@ from backfill_pipeline.cli.exit_codes import ExitCode
 from backfill_pipeline.cli.output import console, remarks
 from backfill_pipeline.cli.session import Session, open_session, set_dagster_environment
 from backfill_pipeline.errors import TerminalError, UsageError
-from backfill_pipeline.local.ui_processes import end_processes, left_processes
+from backfill_pipeline.local.ui_processes import end_sessions, left_processes
 from backfill_pipeline.settings import checkout_dir
 
 _READY_TIMEOUT_S = 120
-_STOP_TIMEOUT_S = 20
 _POLL_S = 0.2
 
 
@@ -53,7 +51,7 @@ def _end_left_processes(session: Session) -> None:
         remarks.print(
             f"an earlier backfill up was killed, and what it started still ran ({numbers}): ending it"
         )
-        end_processes(left)
+        end_sessions([process.pid for process in left])
 
 
 def _sweep() -> list[str]:
@@ -127,17 +125,10 @@ def _raise_if_ended(processes: dict[str, subprocess.Popen[bytes]], logs: Path) -
 
 
 def _stop(processes: dict[str, subprocess.Popen[bytes]]) -> None:
-    """Asks both to stop, with the code servers and runs that they started, and insists after a while."""
+    """Ends both, with the code servers and runs that they started."""
+    end_sessions([process.pid for process in processes.values()])
     for process in processes.values():
-        if process.poll() is None:
-            process.terminate()
-    deadline = time.monotonic() + _STOP_TIMEOUT_S
-    for process in processes.values():
-        try:
-            process.wait(max(0.1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        process.wait()
 
 
 @contextmanager

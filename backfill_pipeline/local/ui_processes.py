@@ -6,7 +6,9 @@ Does not: starting and stopping them in good order (`cli/up.py`), saying that th
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -14,7 +16,9 @@ from typing import Final
 import psutil
 
 END_TIMEOUT_S: Final = 20.0
-"""For them to end when asked; then they are killed. Whatever a run committed stays, and it resumes after that."""
+"""For the UI and the daemon to end when asked."""
+REST_TIMEOUT_S: Final = 3.0
+"""For what they started: without them, and once more when asked. What a run committed stays, and it resumes there."""
 
 _POLL_S: Final = 0.1
 _HEADS: Final = ("dagster_webserver", "backfill_pipeline.cli.daemon")
@@ -36,35 +40,54 @@ def left_processes(dagster_dir: Path) -> list[psutil.Process]:
     return sorted(found, key=lambda process: process.pid)
 
 
-def end_processes(heads: list[psutil.Process], timeout_s: float = END_TIMEOUT_S) -> None:
-    """Asks them to end, waits, and kills what is left of them and of what they started."""
-    family = list(heads)
-    for head in heads:
+def end_sessions(
+    leaders: Collection[int], timeout_s: float = END_TIMEOUT_S, rest_timeout_s: float = REST_TIMEOUT_S
+) -> None:
+    """Ends the UI and the daemon, and then their code servers and runs: asks, waits, and kills.
+
+    A code server waits for its runs, and when the databases go meanwhile, for ever.
+
+    Args:
+        leaders: process ids of the UI and the daemon, which began a session each; also of one that ended already.
+        timeout_s: for these to end.
+        rest_timeout_s: for the others of their sessions, before they are asked and after that.
+    """
+    _ask(_running(leaders, leaders_only=True))
+    _wait_until_none(leaders, timeout_s, leaders_only=True)
+    _kill(_running(leaders, leaders_only=True))
+    _wait_until_none(leaders, rest_timeout_s)
+    _ask(_running(leaders))
+    _wait_until_none(leaders, rest_timeout_s)
+    _kill(_running(leaders))
+    _wait_until_none(leaders, rest_timeout_s)
+
+
+def _ask(processes: Iterable[psutil.Process]) -> None:
+    for process in processes:
         with suppress(psutil.Error):
-            family += head.children(recursive=True)
-    for head in heads:
-        with suppress(psutil.Error):
-            head.terminate()
-    for process in _still_running(family, timeout_s):
+            process.terminate()
+
+
+def _kill(processes: Iterable[psutil.Process]) -> None:
+    for process in processes:
         with suppress(psutil.Error):
             process.kill()
-    _still_running(family, timeout_s)
 
 
-def _still_running(processes: list[psutil.Process], timeout_s: float) -> list[psutil.Process]:
-    """Those that run after `timeout_s`, or none as soon as that is so.
-
-    One that ended and is not reaped, as where a container has no init, is no longer running; `psutil.wait_procs` would
-    wait for it.
-    """
+def _wait_until_none(leaders: Collection[int], timeout_s: float, *, leaders_only: bool = False) -> None:
     deadline = time.monotonic() + timeout_s
-    while (left := [one for one in processes if _runs(one)]) and time.monotonic() < deadline:
+    while _running(leaders, leaders_only=leaders_only) and time.monotonic() < deadline:
         time.sleep(_POLL_S)
-    return left
 
 
-def _runs(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+def _running(leaders: Collection[int], *, leaders_only: bool = False) -> list[psutil.Process]:
+    """Processes of these sessions. One that ended and is not reaped, as where a container has no init, does not run."""
+    found = []
+    for pid in leaders if leaders_only else psutil.pids():
+        with suppress(OSError, psutil.Error):  # it ended just now
+            if (
+                os.getsid(pid) in leaders
+                and (process := psutil.Process(pid)).status() != psutil.STATUS_ZOMBIE
+            ):
+                found.append(process)
+    return found

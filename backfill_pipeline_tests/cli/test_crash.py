@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -66,6 +67,34 @@ def test_the_next_up_marks_runs_that_a_crash_left_over_frees_their_slots_and_car
             assert dagster.execute("SELECT run_id FROM concurrency_slots").fetchall() == [(None,)]
     assert backfill.query("SELECT verdict FROM backfill_reconciliations") == [("match",)]
     assert backfill.query("SELECT sum(duplicates)::int FROM backfill_batches") == [(0,)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_an_up_that_is_stopped_while_it_posts_leaves_no_process(
+    backfill: Backfill, world: World, inbox: Path
+) -> None:
+    world.write(
+        "s",
+        [],
+        file=None,
+        files="../inbox/*.csv",
+        accounts=RICH,
+        partition_rows="2000",
+        config={"batch_size": "20"},
+    )
+    url = backfill.url or ""
+    put(inbox, "1.csv", entries(60_000))
+    with backfill.started("up") as up:
+        wait_until(lambda: batches(url) > 20, timeout=400, every=0.02)
+        family = psutil.Process(up.pid).children(recursive=True)
+        began = time.monotonic()
+        up.terminate()
+        up.communicate(timeout=120)
+        took_s = time.monotonic() - began
+    assert not [one for one in family if _runs(one)]
+    assert _posted(url) < 60_000
+    assert took_s < 40
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from backfill_pipeline.local.ui_processes import end_processes, left_processes
+from backfill_pipeline.local.ui_processes import end_sessions, left_processes
 
 # It ignores being asked, as a daemon that hangs, and has a child that nobody asks.
 HANGS = """
@@ -42,6 +42,7 @@ def start(started: list[subprocess.Popen[str]], home: Path, code: str, *words: s
         env={"DAGSTER_HOME": str(home)},
         stdout=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     started.append(process)
     assert process.stdout is not None
@@ -69,9 +70,20 @@ def test_one_that_hangs_is_killed_with_what_it_started(
     start(processes, tmp_path, ENDS, "dagster_webserver")
     heads = left_processes(tmp_path)
     (child,) = heads[0].children()
-    end_processes(heads, timeout_s=0.5)
+    end_sessions([one.pid for one in heads], timeout_s=0.5, rest_timeout_s=0.5)
     assert not psutil.pid_exists(child.pid) or child.status() == psutil.STATUS_ZOMBIE
     assert left_processes(tmp_path) == []
+
+
+def test_what_one_that_crashed_had_started_is_ended(
+    tmp_path: Path, processes: list[subprocess.Popen[str]]
+) -> None:
+    leader = start(processes, tmp_path, HANGS, "backfill_pipeline.cli.daemon")
+    (child,) = psutil.Process(leader).children()
+    processes[0].kill()
+    processes[0].wait()
+    end_sessions([leader], rest_timeout_s=0.5)
+    assert not psutil.pid_exists(child.pid) or child.status() == psutil.STATUS_ZOMBIE
 
 
 def test_one_that_ended_meanwhile_is_no_error(tmp_path: Path, processes: list[subprocess.Popen[str]]) -> None:
@@ -79,4 +91,4 @@ def test_one_that_ended_meanwhile_is_no_error(tmp_path: Path, processes: list[su
     heads = left_processes(tmp_path)
     processes[0].kill()
     processes[0].wait()
-    end_processes(heads)
+    end_sessions([one.pid for one in heads])
