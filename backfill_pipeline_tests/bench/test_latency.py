@@ -85,6 +85,7 @@ def test_a_wrong_balance_breaks_the_measurement(bench: Bench, monkeypatch: pytes
         latency.beside_a_backfill(bench, effective_config(RunConfig()), idle_s=0.5)
 
 
+@pytest.mark.slow
 def test_what_is_left_when_the_time_is_over_is_posted_unmeasured(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,7 @@ def test_nothing_set_and_something_wrong_are_usage(alone: Backfill) -> None:
     assert "BACKFILL_ALERT_SLACK_WEBHOOK_URL must begin with https://" in done.sentence
 
 
+@pytest.mark.slow
 @pytest.mark.e2e
 def test_cron_looks_and_sends_once(backfill: Backfill, world: World, http: HttpReceiver) -> None:
     backfill.extra |= {**dict.fromkeys(ALERT_VARIABLES, ""), "BACKFILL_ALERT_WEBHOOK_URL": http.url}

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from backfill_pipeline_tests.cli.command import Backfill
 from backfill_pipeline_tests.stages.world import World, entries, entry
 
 
+@pytest.mark.slow
 def test_from_key_to_check(backfill: Backfill, world: World, tmp_path: Path) -> None:
     world.write("bank", [*entries(12), entry(13, amount="much")], max_error_rate="1")
     assert backfill("run", "bank").code == 3

@@ -153,6 +153,7 @@ def _kill_worker(up: subprocess.Popen[str]) -> None:
         one.kill()
 
 
+@pytest.mark.slow
 def test_a_run_of_a_source_that_grew_counts_what_was_there_as_duplicates(
     backfill: Backfill, world: World, inbox: Path
 ) -> None:

@@ -33,6 +33,7 @@ def posted(backfill: Backfill, tmp_path: Path) -> Backfill:
     return backfill
 
 
+@pytest.mark.slow
 def test_planned_applied_said_again_and_posted_again(posted: Backfill) -> None:
     (count,) = posted.query(ENTRIES)[0]
     shown = posted("rollback", "books")

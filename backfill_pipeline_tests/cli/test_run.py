@@ -155,6 +155,7 @@ def test_on_an_embedded_server_nothing_needs_to_be_set_up(embedded: Backfill) ->
     assert not list((embedded.home / "postgres").glob("data/postmaster.pid")), "the server was left running"
 
 
+@pytest.mark.slow
 @pytest.mark.own_server
 def test_the_sample_on_postgresql_15(postgresql_15: Server, tmp_path: Path) -> None:
     with whole_database(postgresql_15) as url:
@@ -194,6 +195,7 @@ def test_amlsim_posts_all_but_its_self_transfers_and_its_constraints_are_refused
 # --- partitions ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_range_of_partitions_by_number_or_key_posts_these_and_no_others(
     backfill: Backfill, world: World
 ) -> None:
@@ -259,6 +261,7 @@ def poisoned(count: int = 60) -> list[list[object]]:
     return rows
 
 
+@pytest.mark.slow
 def test_a_poisoned_partition_fails_the_run_alone_and_a_higher_error_rate_finishes_it(
     backfill: Backfill, world: World
 ) -> None:

@@ -51,6 +51,7 @@ def test_a_month_is_closed_and_reopened_by_two_people(backfill: Backfill, source
     assert (unreadable.code, "is not written in UTF-8" in unreadable.sentence) == (2, True)
 
 
+@pytest.mark.slow
 def test_what_was_touched_is_named(backfill: Backfill, world: World, source: Path) -> None:
     sealed = backfill("seal", "s", "--by", "ann", "--json")
     assert (sealed.code, sealed.json["sealed_now"]) == (0, 4)

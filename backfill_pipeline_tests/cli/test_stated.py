@@ -38,6 +38,7 @@ def test_a_drift_is_shown_by_run_and_reconcile__and_is_no_failure(backfill: Back
         assert (stated["smallest"], stated["last"], stated["steps"][0]["line"]) == ("7.00", "7.00", 2)
 
 
+@pytest.mark.slow
 def test_rejects_explain_it__and_a_part_is_not_compared(backfill: Backfill, world: World) -> None:
     rows = statement(25, opening=100, changes={12: {"amount": "x"}})
     path = world.write("s", rows, header=COLUMNS, stated_balances=STATED, accounts=RICH, max_error_rate="0.5")

@@ -29,6 +29,7 @@ def dual(backfill: Backfill, tmp_path: Path) -> Iterator[Dual]:
         yield made
 
 
+@pytest.mark.slow
 def test_a_definition_is_checked_and_previewed_with_a_day_of_the_bank(backfill: Backfill, dual: Dual) -> None:
     checked = backfill("sources", "check", "scb_01")
     assert checked.code == 0, checked
@@ -40,6 +41,7 @@ def test_a_definition_is_checked_and_previewed_with_a_day_of_the_bank(backfill: 
     assert by_id.stdout == shown.stdout
 
 
+@pytest.mark.slow
 def test_a_day_that_is_still_to_come_is_no_day_without_entries(backfill: Backfill, dual: Dual) -> None:
     for named in (("scb_01", "--day", "2999-01-01"), ("scb_01@2999-01-01",)):
         for command in ("check", "preview"):
@@ -183,6 +185,7 @@ def first_line(process: subprocess.Popen[str]) -> dict[str, object]:
     return told
 
 
+@pytest.mark.slow
 def test_the_simulator_writes_definitions_that_are_right(backfill: Backfill, tmp_path: Path) -> None:
     folder = tmp_path / "banks"
     with simulator(backfill, "--ledgers", "SCB-01,Main_2", "--definitions", folder) as told:

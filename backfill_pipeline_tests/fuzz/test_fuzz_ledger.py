@@ -55,6 +55,7 @@ def backfill(world: World, number: int, kind: str, data: bytes) -> bool:
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.e2e
 @settings(max_examples=1, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())

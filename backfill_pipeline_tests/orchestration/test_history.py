@@ -53,6 +53,7 @@ def run_ids(instance: dg.DagsterInstance) -> set[str]:
     return set(instance.get_run_ids())
 
 
+@pytest.mark.slow
 def test_runs_that_show_nothing_any_more_go_and_the_picture_stays(
     world: World, instance: dg.DagsterInstance
 ) -> None:

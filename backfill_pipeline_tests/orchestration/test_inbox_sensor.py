@@ -110,6 +110,7 @@ def test_a_file_is_left_alone_while_it_grows_then_launched_once(sensed: Sensed) 
     assert "s done (1 done)" in sensed.says()
 
 
+@pytest.mark.slow
 def test_a_second_file_runs_its_own_partitions_alone(sensed: Sensed) -> None:
     sensed.put("2.csv", entries(20))
     assert sensed.launched() == ["register_s", "backfill_s 0001"]

@@ -19,6 +19,7 @@ ENTRIES = 100_000
 GROWTH_MAX_BYTES = 32 * 2**20
 
 
+@pytest.mark.slow
 def test_a_day_of_100_000_entries_is_served_in_bounded_memory_and_adds_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
