@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from backfill_pipeline_tests.cli.command import Backfill, batches, count_or_zero, wait_until
-from backfill_pipeline_tests.cli.test_inbox import RICH, inbox, put, stopped
+from backfill_pipeline_tests.cli.test_inbox import inbox, put, stopped, write_slow_source
 from backfill_pipeline_tests.stages.world import World, entries
 
 pytestmark = pytest.mark.e2e
@@ -25,15 +25,7 @@ __all__ = ["inbox"]  # a fixture
 def test_the_next_up_marks_runs_that_a_crash_left_over_frees_their_slots_and_carries_on(
     backfill: Backfill, world: World, inbox: Path
 ) -> None:
-    world.write(
-        "s",
-        [],
-        file=None,
-        files="../inbox/*.csv",
-        accounts=RICH,
-        partition_rows="2000",
-        config={"batch_size": "20"},
-    )
+    write_slow_source(world)
     url = backfill.url or ""
     put(inbox, "1.csv", entries(6000))
     with backfill.started("up") as up:
@@ -74,15 +66,7 @@ def test_the_next_up_marks_runs_that_a_crash_left_over_frees_their_slots_and_car
 def test_an_up_that_is_stopped_while_it_posts_leaves_no_process(
     backfill: Backfill, world: World, inbox: Path
 ) -> None:
-    world.write(
-        "s",
-        [],
-        file=None,
-        files="../inbox/*.csv",
-        accounts=RICH,
-        partition_rows="2000",
-        config={"batch_size": "20"},
-    )
+    write_slow_source(world)
     url = backfill.url or ""
     put(inbox, "1.csv", entries(60_000))
     with backfill.started("up") as up:

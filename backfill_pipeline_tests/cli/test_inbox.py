@@ -42,6 +42,19 @@ def stopped(up: subprocess.Popen[str]) -> Iterator[None]:
         up.communicate(timeout=60)
 
 
+def write_slow_source(world: World) -> None:
+    """A source of the inbox that is posted in many small batches: there is time to disturb it."""
+    world.write(
+        "s",
+        [],
+        file=None,
+        files="../inbox/*.csv",
+        accounts=RICH,
+        partition_rows="2000",
+        config={"batch_size": "20"},
+    )
+
+
 @pytest.fixture
 def inbox(backfill: Backfill, tmp_path: Path) -> Path:
     folder = tmp_path / "inbox"
@@ -102,15 +115,7 @@ def test_files_are_processed_by_the_daemon_also_after_kill_9(
     backfill: Backfill, world: World, inbox: Path
 ) -> None:
     """Everything for real: the daemon's ticks, its queue, run workers of their own, and one of them killed."""
-    world.write(
-        "s",
-        [],
-        file=None,
-        files="../inbox/*.csv",
-        accounts=RICH,
-        partition_rows="2000",
-        config={"batch_size": "20"},
-    )
+    write_slow_source(world)
     url = backfill.url or ""
     with backfill.started("up") as up, stopped(up):
         put(inbox, "2024-01-02.csv", entries(6000))
