@@ -64,6 +64,7 @@ def reload_with_reason() -> None:
             loaded = found
         return after
 
+    # Dagster makes its controller itself, and takes no other: only the method can be replaced (docs/decisions/).
     DagsterDaemonController.check_workspace_freshness = check  # type: ignore[method-assign, assignment]
 
 

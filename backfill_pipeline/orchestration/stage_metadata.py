@@ -104,10 +104,9 @@ class StageFigures:
         told = stage_metadata(report)
         try:
             return {**told, **self._asked(key, report, last=last)}
-        except Exception as error:  # the entries are posted: that they cannot be drawn is no failure
+        except Exception as error:  # the entries are posted: that nothing can be shown of them fails no run
             self._disconnect()
-            self.log(f"partition {key}: its figures could not be had: {error}")
-            return {**told, "figures": f"could not be had: {error}"}
+            return {**told, **self._not_had(key, error)}
 
     def standing(self, key: str) -> Metadata:
         """What a partition holds that was posted before: this run's event would hide what an earlier one told of it.
@@ -122,10 +121,9 @@ class StageFigures:
                 self._ledger(), self.partition_ids[key], while_posting=True, sample_max=TABLE_ROWS
             )
             posted = figures.currency_totals(self._ledger(), Scope([self.registration_id], [key]))
-        except Exception as error:  # as above: nothing is wrong with what was posted
+        except Exception as error:  # the entries were posted before, and stay: no failure of this run
             self._disconnect()
-            self.log(f"partition {key}: its figures could not be had: {error}")
-            return {"figures": f"could not be had: {error}"}
+            return self._not_had(key, error)
         return {
             "dagster/partition_row_count": sum(one.entries for one in posted),
             **totals_metadata(posted),
@@ -138,10 +136,16 @@ class StageFigures:
         for key, drawing_of in self._drawn.items():
             try:
                 found[key] = pictures(drawing_of.result())
-            except Exception as error:  # as above
-                self.log(f"partition {key}: its figures could not be had: {error}")
-                found[key] = {"figures": f"could not be had: {error}"}
+            except (
+                Exception
+            ) as error:  # a picture that cannot be drawn, whatever the reason, takes no other with it
+                found[key] = self._not_had(key, error)
         return found
+
+    def _not_had(self, key: str, error: Exception) -> Metadata:
+        """What is shown in place of figures; the run goes on."""
+        self.log(f"partition {key}: its figures could not be had: {error}")
+        return {"figures": f"could not be had: {error}"}
 
     def close(self) -> None:
         """Closes the connection."""

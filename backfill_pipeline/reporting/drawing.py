@@ -145,7 +145,7 @@ def _serve(requests: Connection) -> None:
             answer: dict[str, Plot | None] | str = {
                 name: one.draw(one.figures) for name, one in drawings.items()
             }
-        except Exception as error:  # whoever asked says it
+        except Exception as error:  # told to the process that asked, which raises it
             answer = f"{type(error).__name__}: {error}"
         with suppress(OSError):
             requests.send(answer)
